@@ -1,0 +1,69 @@
+//! The whole run as plain data: every knob of a training run, its default, and
+//! the rules that make a combination of knobs possible.
+//!
+//! Owns: the types, the TOML form, `--set` overrides and validation messages
+//! that name the key and the fix. Refuses: files other than the recipe itself,
+//! any knowledge of tensors, stores or processes.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod data;
+mod fleet;
+mod index;
+mod load;
+mod mining;
+mod model;
+mod refresh;
+mod train;
+mod validate;
+
+pub use data::{Data, Policy, Strictness};
+pub use fleet::Fleet;
+pub use index::Index;
+pub use load::RecipeError;
+pub use mining::{Draw, Mining};
+pub use model::{Model, Pooling, Precision, Towers};
+pub use refresh::{OnStale, Refresh, RefreshWhen};
+pub use train::{Dropout, Loss, Optimizer, Schedule, Train};
+
+use serde::{Deserialize, Serialize};
+
+/// One training run. A recipe file holds any subset of these keys; the rest
+/// keep the defaults documented on each field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// A short name, shown in reports.
+    pub name: String,
+    /// Root of every random draw of the run: data order, negatives, dropout.
+    pub seed: u64,
+    /// The collection: which splits, how strict the readers are.
+    pub data: Data,
+    /// The dual encoder: towers, pooling, lengths, prefixes.
+    pub model: Model,
+    /// The search structure of a generation.
+    pub index: Index,
+    /// Which passages become hard negatives.
+    pub mining: Mining,
+    /// When a new generation is opened and how old negatives may become.
+    pub refresh: Refresh,
+    /// Loss, batch, optimizer, schedule.
+    pub train: Train,
+    /// Processes and threads on one machine.
+    pub fleet: Fleet,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            name: "run".to_owned(),
+            seed: 13,
+            data: Data::default(),
+            model: Model::default(),
+            index: Index::default(),
+            mining: Mining::default(),
+            refresh: Refresh::default(),
+            train: Train::default(),
+            fleet: Fleet::default(),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! From TOML text and `--set` overrides to a validated [`Recipe`].
+
+use crate::Recipe;
+use std::path::Path;
+use thiserror::Error;
+
+/// Why a recipe was refused. Each message names the key and the fix.
+#[derive(Debug, Error)]
+pub enum RecipeError {
+    /// The file could not be read.
+    #[error("cannot read recipe {path}: {reason}; give the path of a .toml file such as recipes/ance.toml")]
+    Unreadable {
+        /// Path as given.
+        path: String,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// The text is not TOML, or a key has the wrong type or name.
+    #[error("recipe {origin}, key `{key}`: {reason}")]
+    Key {
+        /// File name or `--set`.
+        origin: String,
+        /// Dotted path of the key.
+        key: String,
+        /// What is wrong, and the fix.
+        reason: String,
+    },
+    /// The text is not TOML at all.
+    #[error("recipe {origin} is not valid TOML: {reason}")]
+    Syntax {
+        /// File name.
+        origin: String,
+        /// Parser's words, with line and column.
+        reason: String,
+    },
+    /// Each key is fine alone, but their combination is impossible.
+    #[error("recipe key `{key}`: {reason}")]
+    Impossible {
+        /// Dotted path of the key to change.
+        key: &'static str,
+        /// What is wrong, and the fix.
+        reason: String,
+    },
+}
+
+impl Recipe {
+    /// Reads a recipe file and applies `--set key=value` overrides, in order.
+    ///
+    /// # Errors
+    /// [`RecipeError`], naming the key and the fix.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, RecipeError> {
+        let text = std::fs::read_to_string(path).map_err(|e| RecipeError::Unreadable {
+            path: path.display().to_string(),
+            reason: e.to_string(),
+        })?;
+        Self::from_toml(&text, &path.display().to_string(), overrides)
+    }
+
+    /// Parses TOML text; `origin` names it in messages.
+    ///
+    /// # Errors
+    /// [`RecipeError`], naming the key and the fix.
+    pub fn from_toml(text: &str, origin: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let mut table: toml::Table =
+            text.parse().map_err(|e: toml::de::Error| RecipeError::Syntax {
+                origin: origin.to_owned(),
+                reason: e.to_string().trim().replace('\n', " "),
+            })?;
+        // The file alone first, so that a typo there is not blamed on `--set`.
+        deserialize(table.clone(), origin)?;
+        for assignment in overrides {
+            apply_override(&mut table, assignment)?;
+        }
+        let recipe = deserialize(table, if overrides.is_empty() { origin } else { "--set" })?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+}
+
+fn deserialize(table: toml::Table, origin: &str) -> Result<Recipe, RecipeError> {
+    serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
+        let path = e.path().to_string();
+        let reason = e.inner().message().trim().replace('\n', " ");
+        let (key, reason) = explain(&path, reason);
+        RecipeError::Key {
+            origin: origin.to_owned(),
+            key,
+            reason,
+        }
+    })
+}
+
+/// Turns serde's `unknown field` into the full key and the nearest known name.
+fn explain(path: &str, reason: String) -> (String, String) {
+    let quoted = |s: &str| s.split('`').nth(1).map(str::to_owned);
+    let Some(rest) = reason.strip_prefix("unknown field ") else {
+        return (path.to_owned(), reason);
+    };
+    let unknown = quoted(rest).unwrap_or_default();
+    let known: Vec<&str> = rest.split('`').skip(3).step_by(2).collect();
+    let parent = path.rsplit_once('.').map_or("", |(p, _)| p);
+    let key = match (path.ends_with(&unknown), parent.is_empty()) {
+        (true, _) => path.to_owned(),
+        (false, _) if path == "." || path.is_empty() => unknown.clone(),
+        (false, _) => format!("{path}.{unknown}"),
+    };
+    let nearest = known
+        .iter()
+        .map(|k| (edit_distance(&unknown, k), *k))
+        .min()
+        .filter(|(d, k)| *d <= k.len() / 2);
+    let fix = match nearest {
+        Some((_, name)) => format!("unknown key; did you mean `{name}`?"),
+        None => format!("unknown key; known here: {}", known.join(", ")),
+    };
+    (key, fix)
+}
+
+/// Levenshtein distance, for suggestions only.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substitute = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Applies one `key=value`; the value is TOML, or a bare word taken as text.
+fn apply_override(table: &mut toml::Table, assignment: &str) -> Result<(), RecipeError> {
+    let fail = |key: &str, reason: &str| RecipeError::Key {
+        origin: "--set".to_owned(),
+        key: key.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let (key, text) = assignment
+        .split_once('=')
+        .ok_or_else(|| fail(assignment, "write --set section.key=value"))?;
+    let (key, text) = (key.trim(), text.trim());
+    let value = format!("v = {text}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(text.to_owned()));
+    let mut at = table;
+    let mut parts = key.split('.').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            at.insert(part.to_owned(), value);
+            return Ok(());
+        }
+        at = at
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| fail(key, "a part of this key is a value, not a section"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str, overrides: &[&str]) -> String {
+        let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
+        Recipe::from_toml(text, "r.toml", &overrides)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn an_empty_recipe_is_the_default() {
+        let recipe = Recipe::from_toml("", "r.toml", &[]).unwrap();
+        assert_eq!(recipe, Recipe::default());
+    }
+
+    #[test]
+    fn a_typo_is_refused_with_its_path_and_the_nearest_key() {
+        let message = refused("[train]\nlerning_rate = 1e-5\n", &[]);
+        assert_eq!(
+            message,
+            "recipe r.toml, key `train.lerning_rate`: unknown key; did you mean `learning_rate`?"
+        );
+    }
+
+    #[test]
+    fn an_unknown_section_lists_the_known_ones() {
+        let message = refused("[zzzzzzzzzzzz]\n", &[]);
+        assert!(message.contains("`zzzzzzzzzzzz`"), "{message}");
+        assert!(message.contains("train"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_type_names_the_key() {
+        let message = refused("[train]\nbatch_size = \"many\"\n", &[]);
+        assert!(message.contains("`train.batch_size`"), "{message}");
+    }
+
+    #[test]
+    fn overrides_are_typed_and_blamed_on_set() {
+        let set = ["train.learning_rate=5e-5".to_owned(), "refresh.when=never".to_owned()];
+        let recipe = Recipe::from_toml("", "r.toml", &set).unwrap();
+        assert_eq!(recipe.train.learning_rate, 5e-5);
+        assert_eq!(recipe.refresh.when, crate::RefreshWhen::Never);
+        let message = refused("", &["train.learnin_rate=1"]);
+        assert!(message.starts_with("recipe --set, key `train.learnin_rate`"), "{message}");
+        assert!(refused("", &["seed"]).contains("section.key=value"));
+    }
+
+    #[test]
+    fn text_and_json_forms_round_trip() {
+        let recipe = Recipe::default();
+        let text = toml::to_string(&recipe).unwrap();
+        assert_eq!(Recipe::from_toml(&text, "r.toml", &[]).unwrap(), recipe);
+        let json = serde_json::to_string(&recipe).unwrap();
+        assert_eq!(serde_json::from_str::<Recipe>(&json).unwrap(), recipe);
+    }
+
+    #[test]
+    fn broken_toml_is_one_line() {
+        let message = refused("[train\n", &[]);
+        assert!(message.starts_with("recipe r.toml is not valid TOML"), "{message}");
+        assert!(!message.contains('\n'));
+    }
+}
