@@ -1,0 +1,422 @@
+//! The one task that owns state and log: it turns requests into events, makes
+//! the changes durable, and only then answers and acts.
+//!
+//! Owns the clock. Requests that arrive together are committed together. It may
+//! be dropped at any moment: what was answered is in the log.
+
+use crate::effects;
+use crate::log::{Log, LogError};
+use crate::narrate::Narrator;
+use crate::state::{
+    Announcement, Answer, Change, Effect, Event, LeaseKey, Rejected, Settings, SettingsError, State,
+    TaskKey, Timestamp,
+};
+use quarry_artifacts::{RunDocument, Store};
+use quarry_proto::Lease;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+/// Requests handled, and committed, together at most.
+const BATCH: usize = 1024;
+/// Time between two looks at the deadlines.
+const TICK: Duration = Duration::from_millis(250);
+/// Pause before a record that the store refused is written again.
+const APPEND_RETRY: Duration = Duration::from_secs(1);
+/// Records between two snapshots.
+const SNAPSHOT_EVERY: u64 = 512;
+/// Attempts to take over while others write too.
+const TAKE_OVERS: u32 = 16;
+
+/// Why a coordinator cannot start or go on.
+#[derive(Debug, Error)]
+pub enum DriverError {
+    /// The run's settings cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The log cannot be read or written, or another coordinator took over.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log tells of a state that breaks a law.
+    #[error("the log cannot be resumed: {0}")]
+    Broken(String),
+}
+
+/// Why a request got no answer.
+#[derive(Debug, Error)]
+pub enum RequestError {
+    /// It makes no sense.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    /// The coordinator stops.
+    #[error("the coordinator is stopping; ask again")]
+    Stopping,
+}
+
+/// The answer to a request for work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkAnswer {
+    /// The work, if there is any.
+    pub lease: Option<Lease>,
+    /// Nothing will be to do.
+    pub finished: bool,
+}
+
+type Inspection = Box<dyn FnOnce(&State, Timestamp) + Send>;
+
+enum Request {
+    Event(Event, Option<oneshot::Sender<Result<Answer, Rejected>>>),
+    Work(String, u64, oneshot::Sender<WorkAnswer>),
+    Inspect(Inspection),
+}
+
+/// What the gRPC service holds of the driver; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    active: watch::Receiver<Option<Announcement>>,
+}
+
+impl Handle {
+    /// Reports an event and waits until what it changed is durable.
+    ///
+    /// # Errors
+    /// [`RequestError`] if it was rejected or the coordinator stops.
+    pub async fn report(&self, event: Event) -> Result<Answer, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Event(event, Some(reply));
+        let sent = self.requests.send(request).await;
+        sent.map_err(|_| RequestError::Stopping)?;
+        Ok(answer.await.map_err(|_| RequestError::Stopping)??)
+    }
+
+    /// Asks for work, for up to `wait_ms`.
+    ///
+    /// # Errors
+    /// [`RequestError::Stopping`].
+    pub async fn work(&self, worker: String, wait_ms: u64) -> Result<WorkAnswer, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Work(worker, wait_ms, reply);
+        let sent = self.requests.send(request).await;
+        sent.map_err(|_| RequestError::Stopping)?;
+        answer.await.map_err(|_| RequestError::Stopping)
+    }
+
+    /// Looks at the state.
+    ///
+    /// # Errors
+    /// [`RequestError::Stopping`].
+    pub async fn inspect<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State, Timestamp) -> T + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        let look: Inspection = Box::new(move |state, now| {
+            let _ = reply.send(look(state, now)); // nobody waits any more: fine
+        });
+        let sent = self.requests.send(Request::Inspect(look)).await;
+        sent.map_err(|_| RequestError::Stopping)?;
+        answer.await.map_err(|_| RequestError::Stopping)
+    }
+
+    /// The current activation, and each later one. Ends when the driver does.
+    #[must_use]
+    pub fn activations(&self) -> watch::Receiver<Option<Announcement>> {
+        self.active.clone()
+    }
+}
+
+/// The driver, ready to run.
+pub struct Driver {
+    state: State,
+    log: Log,
+    store: Store,
+    started: Instant,
+    requests: mpsc::Receiver<Request>,
+    active: watch::Sender<Option<Announcement>>,
+    parked: BTreeMap<u64, Parked>,
+    tickets: u64,
+    jobs: JoinSet<Event>,
+    backlog: Vec<Request>,
+    narrator: Narrator,
+}
+
+/// A request for work that is not answered yet.
+struct Parked {
+    worker: String,
+    reply: oneshot::Sender<WorkAnswer>,
+}
+
+/// What a batch of requests leads to, once it is durable.
+#[derive(Default)]
+struct Turn {
+    changes: Vec<Change>,
+    answers: Vec<(oneshot::Sender<Result<Answer, Rejected>>, Result<Answer, Rejected>)>,
+    effects: Vec<Effect>,
+    inspections: Vec<Inspection>,
+}
+
+impl Driver {
+    /// Recovers the log of `store` and becomes its writer.
+    ///
+    /// # Errors
+    /// [`DriverError`] if the run or its log cannot be used.
+    pub async fn start(store: Store, run: &RunDocument, writer: &str) -> Result<(Self, Handle), DriverError> {
+        let settings = Settings::from_run(run)?;
+        let started = Instant::now();
+        let mut attempt = 1;
+        let (state, log, effects) = loop {
+            let (mut log, history) = Log::open(store.clone(), writer.to_owned()).await?;
+            let epoch = history.epoch + 1;
+            let mut state = State::resume(settings.clone(), history, Timestamp::default())
+                .map_err(DriverError::Broken)?;
+            let initial = run.initial_checkpoint.clone();
+            let effects = state
+                .apply(Timestamp::default(), Event::TakenOver { epoch, initial })
+                .map_err(|e| DriverError::Broken(e.to_string()))?;
+            let (changes, effects) = split(effects);
+            match log.append(epoch, &changes).await {
+                Ok(_) => break (state, log, (changes, effects)),
+                Err(LogError::Fenced { .. }) if attempt < TAKE_OVERS => attempt += 1,
+                Err(error) => return Err(error.into()),
+            }
+        };
+        tracing::info!(epoch = state.run.epoch, records = log.last(), "took over the run");
+        let (sender, requests) = mpsc::channel(BATCH);
+        let (active, receiver) = watch::channel(state.run.announcement());
+        let mut driver = Self {
+            state,
+            log,
+            store,
+            started,
+            requests,
+            active,
+            parked: BTreeMap::new(),
+            tickets: 0,
+            jobs: JoinSet::new(),
+            backlog: Vec::new(),
+            narrator: Narrator::default(),
+        };
+        let (changes, effects) = effects;
+        driver.perform_all(&changes, effects);
+        let handle = Handle {
+            requests: sender,
+            active: receiver,
+        };
+        Ok((driver, handle))
+    }
+
+    /// Runs until every handle is gone. May be dropped at any await.
+    ///
+    /// # Errors
+    /// [`DriverError::Log`] with [`LogError::Fenced`] once another coordinator
+    /// took over (law 6).
+    pub async fn run(mut self) -> Result<(), DriverError> {
+        let mut ticker = tokio::time::interval(TICK);
+        ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let mut batch = std::mem::take(&mut self.backlog);
+            if batch.is_empty() {
+                tokio::select! {
+                    request = self.requests.recv() => match request {
+                        Some(request) => batch.push(request),
+                        None => return Ok(()),
+                    },
+                    Some(done) = self.jobs.join_next() => match done {
+                        Ok(event) => batch.push(Request::Event(event, None)),
+                        Err(error) => tracing::error!(%error, "a background job died"),
+                    },
+                    _ = ticker.tick() => batch.extend(self.at_tick()),
+                }
+            }
+            while batch.len() < BATCH {
+                match self.requests.try_recv() {
+                    Ok(request) => batch.push(request),
+                    Err(_) => break,
+                }
+            }
+            self.turn(batch).await?;
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Time passed; and some who waited may have hung up.
+    fn at_tick(&mut self) -> Vec<Request> {
+        let hung_up = |(ticket, parked): (&u64, &Parked)| parked.reply.is_closed().then_some(*ticket);
+        let abandoned: Vec<u64> = self.parked.iter().filter_map(hung_up).collect();
+        let mut batch = Vec::new();
+        for ticket in abandoned {
+            self.parked.remove(&ticket);
+            batch.push(Request::Event(Event::RequestAbandoned { ticket }, None));
+        }
+        batch.push(Request::Event(Event::Tick, None));
+        batch
+    }
+
+    async fn turn(&mut self, batch: Vec<Request>) -> Result<(), DriverError> {
+        let mut turn = Turn::default();
+        for request in batch {
+            self.handle(request, &mut turn);
+        }
+        self.append(&turn.changes).await?;
+        for (reply, answer) in turn.answers {
+            let _ = reply.send(answer); // the caller hung up: nothing to do
+        }
+        self.perform_all(&turn.changes, turn.effects);
+        for look in turn.inspections {
+            look(&self.state, self.now());
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, request: Request, turn: &mut Turn) {
+        let (event, reply) = match request {
+            Request::Event(event, reply) => (event, reply),
+            Request::Work(worker, wait_ms, reply) => {
+                self.tickets += 1;
+                let ticket = self.tickets;
+                let parked = Parked {
+                    worker: worker.clone(),
+                    reply,
+                };
+                self.parked.insert(ticket, parked);
+                let event = Event::WorkRequested {
+                    ticket,
+                    worker,
+                    wait_ms,
+                };
+                (event, None)
+            }
+            Request::Inspect(look) => return turn.inspections.push(look),
+        };
+        let answer = match self.state.apply(self.now(), event) {
+            Ok(effects) => {
+                let (changes, mut effects) = split(effects);
+                turn.changes.extend(changes);
+                let answer = effects.iter().find_map(|effect| match effect {
+                    Effect::Answer(answer) => Some(*answer),
+                    _ => None,
+                });
+                effects.retain(|effect| !matches!(effect, Effect::Answer(_)));
+                turn.effects.extend(effects);
+                Ok(answer.unwrap_or(Answer::Done))
+            }
+            Err(rejected) => Err(rejected),
+        };
+        match (reply, answer) {
+            (Some(reply), answer) => turn.answers.push((reply, answer)),
+            (None, Err(error)) => tracing::warn!(%error, "an event was rejected"),
+            (None, Ok(_)) => {}
+        }
+    }
+
+    /// Makes changes durable, however long the store is away: nothing may be
+    /// answered before, and the state is already ahead.
+    async fn append(&mut self, changes: &[Change]) -> Result<(), DriverError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let sequence = loop {
+            match self.log.append(self.state.run.epoch, changes).await {
+                Ok(sequence) => break sequence,
+                Err(LogError::Store(error)) => {
+                    tracing::error!(%error, "cannot write the log, trying again");
+                    tokio::time::sleep(APPEND_RETRY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if sequence.is_multiple_of(SNAPSHOT_EVERY)
+            && let Err(error) = self.log.snapshot(&self.state.run).await
+        {
+            tracing::warn!(%error, "cannot write a snapshot; the next start will take longer");
+        }
+        Ok(())
+    }
+
+    fn perform_all(&mut self, changes: &[Change], effects: Vec<Effect>) {
+        for change in changes {
+            self.narrator.tell(&self.state, change);
+        }
+        for effect in effects {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let store = self.store.clone();
+        match effect {
+            Effect::Grant { ticket, lease } => self.grant(ticket, lease),
+            Effect::NoWork { ticket, finished } => {
+                let lease = None;
+                self.answer_work(ticket, WorkAnswer { lease, finished });
+            }
+            Effect::Announce(announcement) => {
+                self.active.send_replace(Some(announcement));
+            }
+            Effect::Publish { manifest, objects } => {
+                self.jobs.spawn(effects::publish(store, manifest, objects));
+            }
+            Effect::CollectGeneration { generation, keep } => {
+                self.jobs.spawn(effects::collect_generation(store, generation, keep));
+            }
+            Effect::CollectCheckpoint { checkpoint } => {
+                self.jobs.spawn(effects::collect_checkpoint(store, checkpoint));
+            }
+            Effect::WorkerJoined { worker } => tracing::info!(worker, "worker joined"),
+            Effect::WorkerVanished { worker } => tracing::info!(worker, "worker vanished"),
+            Effect::Append(_) | Effect::Answer(_) => {} // taken out before
+        }
+    }
+
+    /// Hands out a lease; takes it back at once if the worker hung up meanwhile.
+    fn grant(&mut self, ticket: u64, lease: Lease) {
+        let key = LeaseKey {
+            epoch: lease.epoch,
+            id: lease.id,
+        };
+        let task = TaskKey {
+            generation: lease.task.generation,
+            number: lease.task.number,
+        };
+        let answer = WorkAnswer {
+            lease: Some(lease),
+            finished: false,
+        };
+        let Some(worker) = self.answer_work(ticket, answer) else {
+            return;
+        };
+        tracing::debug!(worker, generation = task.generation, task = task.number, "worker hung up");
+        let event = Event::LeaseReturned {
+            worker,
+            lease: key,
+            reason: "the worker hung up".to_owned(),
+            failed: false,
+        };
+        self.backlog.push(Request::Event(event, None));
+    }
+
+    /// Answers a parked request; the worker's name comes back if it hung up.
+    fn answer_work(&mut self, ticket: u64, answer: WorkAnswer) -> Option<String> {
+        let parked = self.parked.remove(&ticket)?;
+        parked.reply.send(answer).is_err().then_some(parked.worker)
+    }
+}
+
+/// Takes the changes out of the effects.
+fn split(effects: Vec<Effect>) -> (Vec<Change>, Vec<Effect>) {
+    let mut changes = Vec::new();
+    let mut rest = Vec::new();
+    for effect in effects {
+        match effect {
+            Effect::Append(change) => changes.push(change),
+            other => rest.push(other),
+        }
+    }
+    (changes, rest)
+}

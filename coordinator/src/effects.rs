@@ -1,0 +1,95 @@
+//! What the driver does in the store on behalf of the state, in the background.
+//! Each job ends in the event that tells the state about it.
+
+use crate::state::Event;
+use futures::{StreamExt, stream};
+use quarry_artifacts::{
+    ArtifactError, CheckpointRef, GenerationManifest, ObjectRef, Result, Store, delete_folder,
+    layout,
+};
+use std::time::Duration;
+
+/// Requests to the store at once.
+const REQUESTS: usize = 32;
+/// Pause before a deletion that failed is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Checks that every object is in the store at its size, and writes the
+/// manifest (law 2). An object that is short is deleted, so that its successor
+/// can be written under the same, content-addressed name.
+pub async fn publish(
+    store: Store,
+    manifest: Box<GenerationManifest>,
+    objects: Vec<ObjectRef>,
+) -> Event {
+    let generation = manifest.generation;
+    let outcome = async {
+        let paths = missing(&store, objects).await?;
+        if !paths.is_empty() {
+            tracing::warn!(generation, objects = paths.len(), first = paths[0], "objects are missing or short");
+            return Ok(Event::ObjectsMissing { generation, paths });
+        }
+        let manifest = manifest.publish(&store).await?;
+        Ok(Event::ManifestWritten {
+            generation,
+            manifest,
+        })
+    };
+    outcome.await.unwrap_or_else(|error: ArtifactError| {
+        tracing::warn!(generation, %error, "cannot publish the generation yet");
+        Event::PublicationFailed {
+            generation,
+            reason: error.to_string(),
+        }
+    })
+}
+
+/// Paths of the objects that are absent or have another size.
+async fn missing(store: &Store, objects: Vec<ObjectRef>) -> Result<Vec<String>> {
+    let heads = stream::iter(objects).map(|object| async move {
+        let found = store.head(&object.path).await?;
+        if found.is_some() && found != Some(object.size) {
+            store.delete(&object.path).await?;
+        }
+        Ok((object, found))
+    });
+    let mut heads = heads.buffered(REQUESTS);
+    let mut paths = Vec::new();
+    while let Some(head) = heads.next().await {
+        let (object, found) = head?;
+        if found != Some(object.size) {
+            paths.push(object.path);
+        }
+    }
+    Ok(paths)
+}
+
+/// Deletes everything of a retired or given-up generation but `keep`.
+pub async fn collect_generation(store: Store, generation: u64, keep: Vec<String>) -> Event {
+    let collect = || async {
+        let folder = layout::generation_folder(generation);
+        for (path, _) in store.list(&folder, None).await? {
+            if !keep.contains(&path) {
+                store.delete(&path).await?;
+            }
+        }
+        Ok(())
+    };
+    until_done("generation", collect).await;
+    Event::GenerationCollected { generation }
+}
+
+/// Deletes a retired checkpoint, its manifest first.
+pub async fn collect_checkpoint(store: Store, checkpoint: CheckpointRef) -> Event {
+    let folder = layout::checkpoint_folder(checkpoint.step, &checkpoint.digest);
+    until_done("checkpoint", || delete_folder(&store, &folder)).await;
+    Event::CheckpointCollected { checkpoint }
+}
+
+/// Deletions are never urgent: they are tried until they succeed.
+async fn until_done<F: Future<Output = Result<()>>>(what: &str, mut attempt: impl FnMut() -> F) {
+    while let Err(error) = attempt().await {
+        tracing::warn!(what, %error, "cannot delete what is retired, trying again");
+        tokio::time::sleep(RETRY).await;
+    }
+}

@@ -1,0 +1,16 @@
+//! Decides which generation of negatives is current, and hands out the work of
+//! making the next one.
+//!
+//! Owns: the pure state machine ([`state`]), its durable log ([`log`]), the one
+//! task that drives both ([`driver`]) and the gRPC service ([`grpc`]). Refuses:
+//! tensors, indexes, and any object's content (law 7: no native library here).
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod driver;
+mod effects;
+pub mod grpc;
+pub mod log;
+mod narrate;
+pub mod server;
+pub mod state;
+pub mod status;

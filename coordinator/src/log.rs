@@ -1,0 +1,197 @@
+//! The durable log: numbered records in the artifact store, each written only
+//! if its number is free.
+//!
+//! Keeps law 6: whoever creates record n+1 is the writer; a zombie finds its
+//! next number taken and is told so. A record holds all changes of one batch
+//! (group commit), so it is there as a whole or not at all. Snapshots shorten
+//! the replay and are never needed for it.
+
+use crate::state::{Change, Run};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use quarry_artifacts::{ArtifactError, Created, Store, layout};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Version of the form of records and snapshots.
+const VERSION: u32 = 1;
+/// Records read at once while taking over.
+const READS: usize = 32;
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Version of this form.
+    pub version: u32,
+    /// Its number, from 1.
+    pub sequence: u64,
+    /// Fencing number of its writer.
+    pub epoch: u64,
+    /// Who wrote it, unique to a process.
+    pub writer: String,
+    /// What happened, in order.
+    pub changes: Vec<Change>,
+}
+
+/// The durable state after a record.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Snapshot {
+    version: u32,
+    sequence: u64,
+    run: Run,
+}
+
+/// Why the log cannot be read or written.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// Another coordinator took over (law 6).
+    #[error("log record {sequence} was written by another coordinator, so this one must stop; keep one coordinator to a store")]
+    Fenced {
+        /// The record.
+        sequence: u64,
+    },
+    /// The log holds what no coordinator of this version writes.
+    #[error("log record {path} is damaged: {reason}; restore it from a backup, or begin the run in a new store")]
+    Damaged {
+        /// Path in the store.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] ArtifactError),
+}
+
+/// The log, open for writing at its end.
+#[derive(Debug)]
+pub struct Log {
+    store: Store,
+    writer: String,
+    /// Number of the next record.
+    next: u64,
+}
+
+impl Log {
+    /// Reads the log of `store` to its end and returns the run it tells of. The
+    /// first [`Log::append`] then decides who is the writer.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`] if a record is missing or unreadable, or the store fails.
+    pub async fn open(store: Store, writer: String) -> Result<(Self, Run), LogError> {
+        let listed = store.list(layout::log_folder(), None).await?;
+        let paths = || listed.iter().map(|(path, _)| path.as_str());
+        let last = paths().filter_map(layout::log_sequence).max().unwrap_or(0);
+        let snapshots: Vec<u64> = paths().filter_map(layout::snapshot_sequence).collect();
+        let (mut run, from) = latest_snapshot(&store, snapshots).await?;
+        let store_of_reads = &store;
+        let mut records = stream::iter(from + 1..=last)
+            .map(|sequence| read(store_of_reads, sequence))
+            .buffered(READS);
+        while let Some(record) = records.try_next().await? {
+            for change in &record.changes {
+                run.evolve(change);
+            }
+        }
+        drop(records);
+        let next = last.max(from) + 1;
+        let log = Self {
+            store,
+            writer,
+            next,
+        };
+        Ok((log, run))
+    }
+
+    /// Makes `changes` durable as one record; returns its number.
+    ///
+    /// # Errors
+    /// [`LogError::Fenced`] if the number is taken by someone else. After a
+    /// store's failure the same call may be made again: it is the same record.
+    pub async fn append(&mut self, epoch: u64, changes: &[Change]) -> Result<u64, LogError> {
+        let sequence = self.next;
+        let record = Record {
+            version: VERSION,
+            sequence,
+            epoch,
+            writer: self.writer.clone(),
+            changes: changes.to_vec(),
+        };
+        let path = layout::log_record(sequence);
+        match self.store.create(&path, encode(&path, &record)?).await? {
+            Created::Yes => {
+                self.next += 1;
+                Ok(sequence)
+            }
+            Created::Exists => Err(LogError::Fenced { sequence }),
+        }
+    }
+
+    /// Number of the last record.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// Writes a snapshot of `run`, the state after the last record.
+    ///
+    /// # Errors
+    /// If the store fails; nothing is lost then but time at the next start.
+    pub async fn snapshot(&self, run: &Run) -> Result<(), LogError> {
+        let sequence = self.last();
+        let path = layout::log_snapshot(sequence);
+        let snapshot = Snapshot {
+            version: VERSION,
+            sequence,
+            run: run.clone(),
+        };
+        self.store.create(&path, encode(&path, &snapshot)?).await?;
+        Ok(())
+    }
+}
+
+/// The newest snapshot that can be read, and the record it stands for; an empty
+/// run after record 0 if there is none.
+async fn latest_snapshot(store: &Store, mut sequences: Vec<u64>) -> Result<(Run, u64), LogError> {
+    sequences.sort_unstable();
+    for sequence in sequences.into_iter().rev() {
+        let path = layout::log_snapshot(sequence);
+        let Some(bytes) = store.get_raw(&path).await? else {
+            continue;
+        };
+        match serde_json::from_slice::<Snapshot>(&bytes) {
+            Ok(snapshot) if (snapshot.version, snapshot.sequence) == (VERSION, sequence) => {
+                return Ok((snapshot.run, sequence));
+            }
+            Ok(_) => tracing::warn!(path, "ignoring a snapshot of another version"),
+            Err(error) => tracing::warn!(path, %error, "ignoring a damaged snapshot"),
+        }
+    }
+    Ok((Run::default(), 0))
+}
+
+async fn read(store: &Store, sequence: u64) -> Result<Record, LogError> {
+    let path = layout::log_record(sequence);
+    let damaged = |reason: String| LogError::Damaged {
+        path: path.clone(),
+        reason,
+    };
+    let bytes = store.get_raw(&path).await?;
+    let bytes = bytes.ok_or_else(|| damaged("it is missing".to_owned()))?;
+    let record: Record = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+    if (record.version, record.sequence) != (VERSION, sequence) {
+        let (version, number) = (record.version, record.sequence);
+        return Err(damaged(format!("it says it is record {number} of version {version}")));
+    }
+    Ok(record)
+}
+
+fn encode<T: Serialize>(path: &str, value: &T) -> Result<Bytes, LogError> {
+    let bytes = serde_json::to_vec(value).map_err(|e| LogError::Damaged {
+        path: path.to_owned(),
+        reason: e.to_string(),
+    })?;
+    Ok(bytes.into())
+}

@@ -1,0 +1,327 @@
+//! Leases: who does what until when. Nothing here is durable, and nothing that
+//! is durable rests on it: outputs are content-addressed and the first
+//! completion wins, so a lease only saves work from being done twice.
+
+use super::State;
+use super::event::{Answer, Effect, Event, LeaseKey, Rejected, TaskKey, Timestamp};
+use super::generation::Failure;
+use quarry_proto::Lease;
+use std::collections::BTreeMap;
+
+/// Failed attempts at one task after which the generation is given up.
+pub const MOST_FAILURES: usize = 3;
+/// Longest wait for work, whatever a worker asks for.
+const LONGEST_WAIT_MS: u64 = 60_000;
+/// A backup attempt starts beyond this multiple of the median duration …
+const STRAGGLER_RATIO: f64 = 1.5;
+/// … once this share of the tasks of the same kind is done.
+const STRAGGLER_SHARE: f64 = 0.75;
+
+/// A granted lease.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// Task of the open generation.
+    pub task: u32,
+    /// Who holds it.
+    pub worker: String,
+    /// When it was granted.
+    pub granted: Timestamp,
+    /// When it lapses, unless a heartbeat comes.
+    pub deadline: Timestamp,
+    /// Share done, as last reported.
+    pub progress: f64,
+}
+
+/// A worker that waits for work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Waiter {
+    /// Names the request.
+    pub ticket: u64,
+    /// The worker.
+    pub worker: String,
+    /// When it is answered in any case.
+    pub until: Timestamp,
+}
+
+/// Everything known of the fleet.
+#[derive(Debug, Clone, Default)]
+pub struct Fleet {
+    /// Live leases, all on tasks of the open generation that are not done.
+    pub leases: BTreeMap<LeaseKey, Held>,
+    /// Workers waiting for work, first come first served.
+    pub waiting: Vec<Waiter>,
+    /// When each worker was last heard of.
+    pub seen: BTreeMap<String, Timestamp>,
+    /// When any worker was last heard of.
+    pub last_contact: Timestamp,
+    /// Durations of finished attempts in milliseconds, sorted, by kind of work.
+    pub durations: BTreeMap<&'static str, Vec<u64>>,
+    /// Medians of the generation before, for estimates.
+    past: BTreeMap<&'static str, u64>,
+    last_lease: u64,
+}
+
+impl Fleet {
+    /// Median duration of the kind of work, in milliseconds.
+    #[must_use]
+    pub fn median_ms(&self, kind: &str) -> Option<u64> {
+        let sorted = self.durations.get(kind)?;
+        sorted.get(sorted.len() / 2).copied()
+    }
+
+    /// Median duration of the kind of work in this generation or the one before.
+    #[must_use]
+    pub fn expected_ms(&self, kind: &str) -> Option<u64> {
+        self.median_ms(kind).or_else(|| self.past.get(kind).copied())
+    }
+
+    /// Another generation begins: another checkpoint, other durations.
+    pub(super) fn forget_durations(&mut self) {
+        for (kind, sorted) in std::mem::take(&mut self.durations) {
+            self.past.extend(sorted.get(sorted.len() / 2).map(|median| (kind, *median)));
+        }
+    }
+
+    fn learn(&mut self, kind: &'static str, duration: u64) {
+        let sorted = self.durations.entry(kind).or_default();
+        let at = sorted.partition_point(|d| *d <= duration);
+        sorted.insert(at, duration);
+    }
+}
+
+impl State {
+    /// Notes that a worker was heard of.
+    pub(super) fn see(&mut self, now: Timestamp, worker: &str, effects: &mut Vec<Effect>) {
+        self.fleet.last_contact = now;
+        if self.fleet.seen.insert(worker.to_owned(), now).is_none() {
+            let worker = worker.to_owned();
+            effects.push(Effect::WorkerJoined { worker });
+        }
+    }
+
+    pub(super) fn request_work(&mut self, now: Timestamp, ticket: u64, worker: String, ms: u64) {
+        self.fleet.waiting.push(Waiter {
+            ticket,
+            worker,
+            until: now.plus(ms.min(LONGEST_WAIT_MS)),
+        });
+    }
+
+    /// Renews a lease, or takes one of an earlier epoch (or one that lapsed)
+    /// over if nobody else does its task: a restart loses no work.
+    pub(super) fn heartbeat(&mut self, now: Timestamp, event: Event) -> Answer {
+        let Event::Heartbeat {
+            worker,
+            lease,
+            task,
+            progress,
+        } = event
+        else {
+            return Answer::Beat { cancelled: true };
+        };
+        let deadline = now.plus(self.settings.lease_ms());
+        if let Some(held) = self.fleet.leases.get_mut(&lease) {
+            if held.worker == worker {
+                held.deadline = deadline;
+                held.progress = progress.clamp(0.0, 1.0);
+            }
+            let cancelled = held.worker != worker;
+            return Answer::Beat { cancelled };
+        }
+        let adopted = task.filter(|task| self.is_idle(*task));
+        if let (Some(task), Some(board)) = (adopted, self.board.as_mut()) {
+            board.hold(task.number);
+            let held = Held {
+                task: task.number,
+                worker,
+                granted: now,
+                deadline,
+                progress,
+            };
+            self.fleet.leases.insert(lease, held);
+        }
+        Answer::Beat {
+            cancelled: adopted.is_none(),
+        }
+    }
+
+    /// Whether the task is ready and nobody holds it.
+    fn is_idle(&self, task: TaskKey) -> bool {
+        let current = self.run.open.as_ref().map(|open| open.generation);
+        let board = self.board.as_ref();
+        current == Some(task.generation) && board.is_some_and(|b| b.ready.contains(&task.number))
+    }
+
+    /// Ends a lease undone; a third failure of the same task gives the
+    /// generation up.
+    pub(super) fn return_lease(
+        &mut self,
+        event: Event,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Answer, Rejected> {
+        let Event::LeaseReturned {
+            worker,
+            lease,
+            reason,
+            failed,
+        } = event
+        else {
+            return Ok(Answer::Done);
+        };
+        let ours = |held: &&Held| held.worker == worker;
+        let Some(held) = self.fleet.leases.get(&lease).filter(ours).cloned() else {
+            return Ok(Answer::Done); // lapsed or superseded: harmless
+        };
+        self.end_lease(lease);
+        let (Some(board), Some(open)) = (self.board.as_mut(), self.run.open.as_ref()) else {
+            return Ok(Answer::Done);
+        };
+        if !failed {
+            return Ok(Answer::Done);
+        }
+        let failures = board.failures.entry(held.task).or_default();
+        failures.push(Failure {
+            worker,
+            reason: reason.clone(),
+        });
+        if failures.len() >= MOST_FAILURES {
+            let work = &board.plan.tasks[held.task as usize].work;
+            let count = failures.len();
+            let reason = format!("{work} failed {count} times, at last because: {reason}");
+            let generation = open.generation;
+            self.abort(generation, reason, effects);
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Removes a lease and frees its task.
+    fn end_lease(&mut self, lease: LeaseKey) {
+        let Some(held) = self.fleet.leases.remove(&lease) else {
+            return;
+        };
+        if let (Some(board), Some(open)) = (self.board.as_mut(), self.run.open.as_ref()) {
+            board.free(open, held.task);
+        }
+    }
+
+    /// Removes every lease on a finished task, and learns how long it took.
+    pub(super) fn end_leases_of(&mut self, now: Timestamp, task: u32, winner: LeaseKey) {
+        if let (Some(held), Some(board)) = (self.fleet.leases.get(&winner), self.board.as_ref()) {
+            let kind = board.plan.tasks[task as usize].work.kind();
+            self.fleet.learn(kind, now.since(held.granted));
+        }
+        self.fleet.leases.retain(|_, held| held.task != task);
+    }
+
+    /// Lets leases lapse, answers requests that waited long enough and forgets
+    /// workers that vanished.
+    pub(super) fn expire(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let lapsed = |(key, held): (&LeaseKey, &Held)| (held.deadline <= now).then_some(*key);
+        let lapsed: Vec<LeaseKey> = self.fleet.leases.iter().filter_map(lapsed).collect();
+        for lease in lapsed {
+            let task = self.fleet.leases.get(&lease).map(|held| held.task);
+            self.end_lease(lease);
+            if let (Some(board), Some(task)) = (self.board.as_mut(), task) {
+                *board.lost.entry(task).or_default() += 1;
+            }
+        }
+        self.fleet.waiting.retain(|waiter| {
+            let over = waiter.until <= now;
+            if over {
+                let (ticket, finished) = (waiter.ticket, false);
+                effects.push(Effect::NoWork { ticket, finished });
+            }
+            !over
+        });
+        let busy = |worker: &String| {
+            self.fleet.waiting.iter().any(|w| w.worker == *worker)
+                || self.fleet.leases.values().any(|h| h.worker == *worker)
+        };
+        let lease_ms = self.settings.lease_ms();
+        let gone = |(worker, seen): (&String, &Timestamp)| {
+            (now.since(*seen) > lease_ms && !busy(worker)).then(|| worker.clone())
+        };
+        let gone: Vec<String> = self.fleet.seen.iter().filter_map(gone).collect();
+        for worker in gone {
+            self.fleet.seen.remove(&worker);
+            effects.push(Effect::WorkerVanished { worker });
+        }
+    }
+
+    /// Gives waiting workers what there is to do.
+    pub(super) fn grant(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let finished = self.run.trained() && self.run.open.is_none();
+        for waiter in std::mem::take(&mut self.fleet.waiting) {
+            let ticket = waiter.ticket;
+            // A worker that waits is alive.
+            self.fleet.seen.insert(waiter.worker.clone(), now);
+            self.fleet.last_contact = now;
+            if finished {
+                effects.push(Effect::NoWork { ticket, finished });
+            } else if let Some(lease) = self.lease_for(now, &waiter.worker) {
+                effects.push(Effect::Grant { ticket, lease });
+            } else {
+                self.fleet.waiting.push(waiter);
+            }
+        }
+    }
+
+    fn lease_for(&mut self, now: Timestamp, worker: &str) -> Option<Lease> {
+        let number = self.choose(now, worker)?;
+        let open = self.run.open.as_ref()?;
+        let board = self.board.as_mut()?;
+        let task = board.task(open, number)?;
+        let attempt = board.hold(number);
+        self.fleet.last_lease += 1;
+        let duration = self.settings.lease_ms();
+        let (epoch, id) = (self.run.epoch, self.fleet.last_lease);
+        let held = Held {
+            task: number,
+            worker: worker.to_owned(),
+            granted: now,
+            deadline: now.plus(duration),
+            progress: 0.0,
+        };
+        self.fleet.leases.insert(LeaseKey { epoch, id }, held);
+        Some(Lease {
+            id,
+            attempt,
+            epoch,
+            duration_ms: u32::try_from(duration).unwrap_or(u32::MAX),
+            task,
+        })
+    }
+
+    /// The next task for a worker: the first that is ready and has not failed
+    /// in its hands, one that failed in everybody's, or else a straggler's.
+    pub(super) fn choose(&self, now: Timestamp, worker: &str) -> Option<u32> {
+        let board = self.board.as_ref()?;
+        let failed_with = |task: &u32, worker: &str| {
+            let failures = board.failures.get(task);
+            failures.is_some_and(|all| all.iter().any(|f| f.worker == worker))
+        };
+        let fresh = board.ready.iter().find(|task| !failed_with(task, worker));
+        let everybody = |task: &&u32| self.fleet.seen.keys().all(|w| failed_with(task, w));
+        let chosen = fresh.or_else(|| board.ready.iter().find(everybody));
+        chosen.copied().or_else(|| self.straggler(now, worker))
+    }
+
+    /// A task whose only attempt takes much longer than its like did.
+    fn straggler(&self, now: Timestamp, worker: &str) -> Option<u32> {
+        let board = self.board.as_ref()?;
+        let slow = |held: &&Held| {
+            let kind = board.plan.tasks[held.task as usize].work.kind();
+            let (done, all) = board.progress_of(kind);
+            let Some(median) = self.fleet.median_ms(kind) else {
+                return false;
+            };
+            held.worker != worker
+                && board.holders(held.task) == 1
+                && f64::from(done) >= STRAGGLER_SHARE * f64::from(all)
+                && now.since(held.granted) as f64 > STRAGGLER_RATIO * median as f64
+        };
+        let oldest = |held: &&Held| (held.granted, held.task);
+        let held = self.fleet.leases.values().filter(slow).min_by_key(oldest)?;
+        Some(held.task)
+    }
+}

@@ -1,0 +1,183 @@
+//! From finished tasks to a published generation, or to one that is given up.
+//!
+//! Keeps law 2: a manifest is only asked for when every task has its output,
+//! and the generation only becomes active once every object was seen in the
+//! store at its size and the manifest is written.
+
+use super::State;
+use super::change::Change;
+use super::event::{Answer, Effect, Event, LeaseKey, Rejected, TaskKey, Timestamp};
+use super::generation::{Board, check_output};
+use super::run::OpenGeneration;
+use super::settings::Settings;
+use quarry_artifacts::{BlockRef, GenerationManifest, layout};
+use quarry_proto::{Block, Role, TaskOutput, Work};
+use std::collections::BTreeMap;
+
+/// Pause before a publication that the store refused is tried again.
+const RETRY_MS: u64 = 5_000;
+/// How often a task's output may be missing before the generation is given up.
+const MOST_REOPENINGS: u32 = 3;
+
+/// How far the publication of the open generation is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Publishing {
+    /// Tasks are still to be done.
+    #[default]
+    Idle,
+    /// Objects are checked and the manifest is written.
+    Asked,
+    /// The store did not let us.
+    Failed {
+        /// The store's words.
+        reason: String,
+        /// When to try again.
+        retry: Timestamp,
+    },
+}
+
+impl State {
+    /// Takes the output of a task. The first completion wins, under whatever
+    /// lease or epoch it was made; later ones change nothing.
+    pub(super) fn complete_task(
+        &mut self,
+        now: Timestamp,
+        lease: LeaseKey,
+        task: TaskKey,
+        output: TaskOutput,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Answer, Rejected> {
+        if task.generation >= self.run.next_generation {
+            let reason = format!("generation {} was never opened", task.generation);
+            return Err(Rejected::Unknown(reason));
+        }
+        let (Some(open), Some(board)) = (&self.run.open, &self.board) else {
+            return Ok(Answer::Completed { accepted: false });
+        };
+        if open.generation != task.generation {
+            return Ok(Answer::Completed { accepted: false });
+        }
+        let Some(planned) = board.plan.tasks.get(task.number as usize) else {
+            let (number, of) = (task.number, board.plan.len());
+            let reason = format!("generation {} has {of} tasks, no {number}", task.generation);
+            return Err(Rejected::Unknown(reason));
+        };
+        if let Some(first) = open.done.get(&task.number) {
+            // The same objects: a retry after a lost answer, or an equal attempt.
+            let accepted = first.outputs == output.outputs;
+            return Ok(Answer::Completed { accepted });
+        }
+        let folder = layout::generation_folder(task.generation);
+        check_output(&planned.work, &folder, &output).map_err(Rejected::Invalid)?;
+        let change = Change::TaskCompleted {
+            generation: task.generation,
+            task: task.number,
+            output,
+            elapsed_ms: self.elapsed_ms(now),
+        };
+        self.record(change, effects);
+        self.end_leases_of(now, task.number, lease);
+        if let (Some(open), Some(board)) = (&self.run.open, &mut self.board) {
+            board.complete(open, task.number);
+        }
+        Ok(Answer::Completed { accepted: true })
+    }
+
+    /// Asks for the manifest once every task has its output.
+    pub(super) fn publish_complete(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let waiting = match &self.publishing {
+            Publishing::Idle => false,
+            Publishing::Asked => true,
+            Publishing::Failed { retry, .. } => now < *retry,
+        };
+        let (Some(open), Some(board)) = (&self.run.open, &self.board) else {
+            return;
+        };
+        if waiting || open.done.len() as u32 != board.plan.len() {
+            return;
+        }
+        let outputs = open.done.values().flat_map(|output| &output.outputs);
+        let objects = outputs.map(|(_, object)| object.clone()).collect();
+        let manifest = Box::new(manifest_of(&self.settings, open, board));
+        self.publishing = Publishing::Asked;
+        effects.push(Effect::Publish { manifest, objects });
+    }
+
+    /// One record publishes the generation and makes it active.
+    pub(super) fn manifest_written(&mut self, now: Timestamp, event: Event, effects: &mut Vec<Effect>) {
+        let Event::ManifestWritten {
+            generation,
+            manifest,
+        } = event
+        else {
+            return;
+        };
+        let (Some(open), Some(board)) = (&self.run.open, &self.board) else {
+            return; // given up meanwhile
+        };
+        let complete = open.done.len() as u32 == board.plan.len();
+        if open.generation != generation || !complete || self.publishing != Publishing::Asked {
+            return; // given up or reopened meanwhile
+        }
+        let GenerationManifest {
+            metrics, counts, ..
+        } = manifest_of(&self.settings, open, board);
+        let change = Change::GenerationPublished {
+            generation,
+            activation: self.run.activations.len() as u64 + 1,
+            manifest,
+            metrics,
+            counts,
+            seconds: self.elapsed_ms(now) as f64 / 1000.0,
+        };
+        self.record(change, effects);
+        self.close();
+        effects.extend(self.run.announcement().map(Effect::Announce));
+    }
+
+    /// Objects that were reported are not there: their tasks are done again,
+    /// and counted (law 8).
+    pub(super) fn objects_missing(
+        &mut self,
+        generation: u64,
+        paths: &[String],
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(open) = self.run.open.as_ref().filter(|o| o.generation == generation) else {
+            return;
+        };
+        self.publishing = Publishing::Idle;
+        let damaged = |output: &TaskOutput| {
+            let of = |role| output.of(role).cloned();
+    match work {
+        Work::EncodeQueries { block } => {
+            let of_split = manifest.query_embeddings.entry(block.split.clone());
+            of_split.or_default().extend(of(Role::QueryEmbeddings));
+        }
+        Work::EncodeShard { .. } => manifest.embeddings.extend(of(Role::Embeddings)),
+        Work::BuildPartition { .. } => manifest.index.extend(of(Role::Index)),
+        Work::SearchBlock { .. } => {}
+        Work::MergeBlock { block, evaluate, .. } | Work::MineSparse { block, evaluate } => {
+            if *evaluate {
+                let runs = of(Role::Run).map(|object| (block.split.clone(), object));
+                manifest.runs.extend(runs);
+                manifest.metrics.extend(metrics_of(block, output));
+            } else {
+                manifest.negatives.extend(of(Role::Negatives).map(|object| BlockRef {
+                    first_query: block.first_query,
+                    queries: block.queries,
+                    object,
+                }));
+            }
+        }
+    }
+}
+
+/// Metrics under their names in a manifest, such as `dev/mrr@10`.
+fn metrics_of<'a>(block: &'a Block, output: &'a TaskOutput) -> impl Iterator<Item = (String, f64)> + 'a {
+    output.metrics.iter().map(|(name, value)| {
+        let qualified = name.contains('/');
+        let name = if qualified { name.clone() } else { format!("{}/{name}", block.split) };
+        (name, *value)
+    })
+}

@@ -1,0 +1,155 @@
+//! A collection on disk made ready for one command: read, checked and tokenised
+//! into a folder that goes with the value.
+
+use crate::resources;
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use quarry_corpus::{
+    Corpus, CorpusManifest, Format, PrepareOptions, QuerySet, Strictness, Tokenize, prepare,
+};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Passages in a shard where nobody leases shards: bounds memory, no more.
+const SHARD_PASSAGES: usize = 16_384;
+
+/// How texts become tokens for one command.
+#[derive(Debug, Clone, Default)]
+pub struct Reading {
+    /// Layout of the folder; `None` looks.
+    pub format: Option<Format>,
+    /// Content tokens kept of a passage.
+    pub passage_tokens: usize,
+    /// Content tokens kept of a query.
+    pub query_tokens: usize,
+    /// Put before each passage.
+    pub passage_prefix: String,
+    /// Put before each query.
+    pub query_prefix: String,
+    /// What to do with faults.
+    pub strictness: Strictness,
+}
+
+/// A prepared collection with one split.
+pub struct Collection {
+    /// Its passages.
+    pub corpus: Corpus,
+    /// The split's queries.
+    pub queries: QuerySet,
+    _folder: TempDir,
+}
+
+impl Collection {
+    /// Reads `data` with the queries of `split`.
+    ///
+    /// # Errors
+    /// The first fault of the input, with file and line.
+    pub fn open(data: &Path, split: &str, tokenizer: &dyn Tokenize, reading: &Reading) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("quarry-").tempdir()?;
+        let options = PrepareOptions {
+            format: format_of(data, reading.format)?,
+            shard_passages: SHARD_PASSAGES,
+            passage_prefix: reading.passage_prefix.clone(),
+            query_prefix: reading.query_prefix.clone(),
+            passage_tokens: reading.passage_tokens,
+            query_tokens: reading.query_tokens,
+            splits: vec![split.to_owned()],
+            strictness: reading.strictness,
+        };
+        let manifest = prepare_with_progress(data, folder.path(), tokenizer, &options)?;
+        let shards: Vec<PathBuf> =
+            manifest.shards.iter().map(|s| folder.path().join(&s.file)).collect();
+        let queries = manifest
+            .queries
+            .get(split)
+            .with_context(|| format!("{} has no split {split}", data.display()))?;
+        Ok(Self {
+            corpus: Corpus::open(&shards)?,
+            queries: QuerySet::open(&folder.path().join(&queries.file))?,
+            _folder: folder,
+        })
+    }
+}
+
+/// The given layout, or the one the folder looks like.
+///
+/// # Errors
+/// If the folder is missing or looks like none.
+pub fn format_of(data: &Path, given: Option<Format>) -> Result<Format> {
+    if !data.is_dir() {
+        bail!(
+            "no collection at {}: --data takes a folder with corpus.jsonl[.gz], queries.jsonl[.gz] and qrels/",
+            data.display()
+        );
+    }
+    Ok(match given {
+        Some(format) => format,
+        None => Format::detect(data)?,
+    })
+}
+
+/// Prepares `data` into `out` and says how far it is.
+///
+/// # Errors
+/// The first fault of the input, with file and line.
+pub fn prepare_with_progress(
+    data: &Path,
+    out: &Path,
+    tokenizer: &dyn Tokenize,
+    options: &PrepareOptions,
+) -> Result<CorpusManifest> {
+    let bar = counter("reading");
+    let started = Instant::now();
+    let manifest = prepare(data, out, tokenizer, options, &mut |progress| {
+        bar.set_position(progress.done);
+    })?;
+    bar.finish_and_clear();
+    tracing::debug!(
+        passages = manifest.passages,
+        seconds = started.elapsed().as_secs_f64(),
+        cores = resources::cores(),
+        "collection prepared"
+    );
+    for (kind, count) in &manifest.dropped {
+        tracing::warn!(count, "dropped {}", kind.replace('_', " "));
+    }
+    Ok(manifest)
+}
+
+/// A bar with a known end on a terminal; silent elsewhere.
+#[must_use]
+pub fn bar(what: &'static str, total: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg:>10} {wide_bar} {pos}/{len}  {per_sec}  eta {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style).with_message(what)
+}
+
+fn counter(what: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner().with_message(what);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {pos}  {per_sec}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// A tokenizer for commands that search words: keeps no ids.
+pub struct NoTokens;
+
+impl Tokenize for NoTokens {
+    fn content_ids(&self, texts: &[String], _max_tokens: usize) -> Result<Vec<Vec<u32>>, String> {
+        Ok(vec![Vec::new(); texts.len()])
+    }
+
+    fn digest(&self) -> String {
+        "none".to_owned()
+    }
+}

@@ -1,0 +1,76 @@
+//! `quarry prepare`: a collection into a store, ready for runs.
+
+use crate::run::setup;
+use crate::{block_on, model_source};
+use anyhow::Result;
+use clap::Args;
+use quarry_artifacts::Store;
+use quarry_corpus::Format;
+use quarry_model::{ModelFolder, TextTokenizer};
+use quarry_recipe::Recipe;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Arguments of `quarry prepare`.
+#[derive(Debug, Args)]
+#[command(after_help = "Reads, checks, tokenises and publishes the collection under its digest. Faults are refused with\n\
+    file and line; `--set data.strictness.empty_text=drop` and its like relax one kind, and what is\n\
+    dropped is counted in the manifest. `quarry run` prepares by itself: this is for doing it ahead.")]
+pub struct PrepareArgs {
+    /// Collection folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// Layout: beir, msmarco, dpr or tevatron; looked at if not given.
+    #[arg(long)]
+    format: Option<Format>,
+    /// Model whose tokenizer and lengths are used.
+    #[arg(long)]
+    model: String,
+    /// Where to publish: file:///…, s3://…, gs://…, az://…, or a path.
+    #[arg(long)]
+    store: String,
+    /// Recipe whose lengths, prefixes, splits and strictness are used.
+    #[arg(long)]
+    recipe: Option<PathBuf>,
+    /// Override a recipe key. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Print the manifest as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The first fault of the input, with file and line, or the store's.
+pub fn execute(args: &PrepareArgs) -> Result<ExitCode> {
+    let mut overrides = args.overrides.clone();
+    if let Some(format) = args.format {
+        overrides.push(format!("data.format={format}"));
+    }
+    let recipe = match &args.recipe {
+        Some(path) => Recipe::load(path, &overrides)?,
+        None => Recipe::from_toml("", "the default recipe", &overrides)?,
+    };
+    let model = model_source::resolve(&args.model)?;
+    let tokenizer = TextTokenizer::from_dir(&model)?;
+    let options = setup::prepare_options(&recipe, &args.data, ModelFolder::open(&model)?.max_length)?;
+    let (location, manifest) = block_on(async {
+        let store = Store::open(&args.store).await?;
+        setup::publish_collection(&store, &args.data, &tokenizer, &options).await
+    })?;
+    if args.json {
+        println!("{}", serde_json::json!({ "folder": location.folder, "manifest": manifest }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{}", location.folder);
+    println!("{} passages in {} shards", manifest.passages, manifest.shards.len());
+    for (split, entry) in &manifest.queries {
+        println!("{split}: {} queries, {} positives", entry.queries, entry.positives);
+    }
+    for (kind, count) in &manifest.dropped {
+        println!("dropped {}: {count}", kind.replace('_', " "));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,88 @@
+//! `quarry status`: what a running run is doing.
+
+use crate::block_on;
+use crate::commands::connect::CoordinatorArgs;
+use crate::run::progress_line;
+use anyhow::Result;
+use clap::Args;
+use quarry_proto::v1::{GetRunRequest, GetRunResponse};
+use serde_json::{Value, json};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Arguments of `quarry status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    coordinator: CoordinatorArgs,
+    /// Look again every two seconds until the run is finished.
+    #[arg(long)]
+    watch: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the coordinator cannot be reached.
+pub fn execute(args: &StatusArgs) -> Result<ExitCode> {
+    block_on(async {
+        let mut client = args.coordinator.connect().await?;
+        loop {
+            let run = client
+                .get_run(GetRunRequest {})
+                .await
+                .map_err(|status| anyhow::anyhow!("the coordinator did not answer: {}", status.message()))?
+                .into_inner();
+            print!("{}", if args.json { format!("{}\n", to_json(&run)) } else { to_text(&run) });
+            if !args.watch || run.finished {
+                return Ok(ExitCode::SUCCESS);
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    })
+}
+
+fn to_text(run: &GetRunResponse) -> String {
+    let mut text = format!("{}: {}\n", run.name, progress_line(run));
+    for worker in &run.workers {
+        let doing = match worker.task.as_str() {
+            "" => "idle".to_owned(),
+            task => format!("{task} {:.0} %", 100.0 * worker.progress),
+        };
+        let ago = worker.seconds_since_heartbeat;
+        text.push_str(&format!("  {}: {doing}, heard {ago:.0} s ago\n", worker.worker));
+    }
+    text
+}
+
+fn to_json(run: &GetRunResponse) -> Value {
+    json!({
+        "name": run.name,
+        "epoch": run.epoch,
+        "paused": run.paused,
+        "finished": run.finished,
+        "staleness": run.staleness,
+        "trouble": run.trouble,
+        "trainer": run.trainer.as_ref().map(|t| json!({
+            "step": t.step, "total_steps": t.total_steps, "loss": t.loss,
+            "pairs_per_second": t.pairs_per_second, "generation": t.generation, "blocked": t.blocked,
+            "seconds_since_report": t.seconds_since_report,
+        })),
+        "active": run.active.as_ref().map(|g| json!({
+            "generation": g.generation, "kind": g.kind,
+            "checkpoint_step": g.checkpoint.as_ref().map(|c| c.step),
+            "metrics": g.metrics.iter().collect::<std::collections::BTreeMap<_, _>>(),
+        })),
+        "open": run.open.as_ref().map(|o| json!({
+            "generation": o.generation, "checkpoint_step": o.checkpoint.as_ref().map(|c| c.step),
+            "stage": o.stage, "tasks_done": o.tasks_done, "tasks": o.tasks, "eta_seconds": o.eta_seconds,
+        })),
+        "workers": run.workers.iter().map(|w| json!({
+            "worker": w.worker, "task": w.task, "progress": w.progress,
+            "seconds_since_heartbeat": w.seconds_since_heartbeat,
+        })).collect::<Vec<_>>(),
+    })
+}

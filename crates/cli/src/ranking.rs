@@ -1,0 +1,161 @@
+//! Rankings of a whole collection by a dual encoder or by BM25, and the TREC
+//! run they make. The exact way: every passage is scored for every query.
+
+use crate::collection::{Collection, bar};
+use anyhow::Result;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use quarry_corpus::{Corpus, QuerySet};
+use quarry_eval::{Qrels, Run};
+use quarry_index::{ExactIndex, Hit, Language, Part, Search, SparseIndex};
+use quarry_model::{CPU_TOKEN_BUDGET, DualEncoder, Encoder, Specials};
+use tch::Device;
+
+/// Queries searched at once.
+const QUERY_TILE: usize = 1024;
+
+/// Lengths to which texts are cut, in tokens, specials included.
+#[derive(Debug, Clone, Copy)]
+pub struct Lengths {
+    /// Of queries.
+    pub query: usize,
+    /// Of passages.
+    pub passage: usize,
+}
+
+/// Encodes every passage, shard by shard: `[N, D]` row-major.
+///
+/// # Errors
+/// If the model refuses a text.
+pub fn encode_corpus(encoder: &Encoder, specials: Specials, corpus: &Corpus, length: usize) -> Result<Vec<f32>> {
+    let progress = bar("passages", corpus.passages() as u64);
+    let width = usize::try_from(encoder.dim())?;
+    let mut rows = Vec::with_capacity(corpus.passages() * width);
+    for shard in corpus.shards() {
+        let tokens: Vec<&[u32]> = (0..shard.len()).map(|i| shard.tokens(i)).collect();
+        let done = progress.position();
+        rows.extend(encoder.encode(&tokens, specials, length, CPU_TOKEN_BUDGET, &mut |n| {
+            progress.set_position(done + n as u64);
+        })?);
+        progress.set_position(done + shard.len() as u64);
+    }
+    progress.finish_and_clear();
+    Ok(rows)
+}
+
+/// Encodes every query: `[Q, D]` row-major.
+///
+/// # Errors
+/// If the model refuses a text.
+pub fn encode_queries(encoder: &Encoder, specials: Specials, queries: &QuerySet, length: usize) -> Result<Vec<f32>> {
+    let progress = bar("queries", queries.len() as u64);
+    let tokens: Vec<&[u32]> = (0..queries.len()).map(|i| queries.tokens(i)).collect();
+    let rows = encoder.encode(&tokens, specials, length, CPU_TOKEN_BUDGET, &mut |n| progress.set_position(n as u64))?;
+    progress.finish_and_clear();
+    Ok(rows)
+}
+
+/// An exact index over encoded passages, row 0 first, in fp16 as a generation
+/// stores them.
+///
+/// # Errors
+/// If the rows do not divide by the model's width.
+pub fn exact_index(model: &DualEncoder, passages: &[f32]) -> Result<ExactIndex> {
+    let width = usize::try_from(model.dim())?;
+    let mut rows = vec![f16::ZERO; passages.len()];
+    rows.convert_from_f32_slice(passages);
+    Ok(ExactIndex::new(vec![Part::new(0, width, rows)?], Device::Cpu)?)
+}
+
+/// The best `depth` passages of each query by dot product.
+///
+/// # Errors
+/// If the model refuses a text or the search fails.
+pub fn search_all(
+    model: &DualEncoder,
+    specials: Specials,
+    index: &ExactIndex,
+    queries: &QuerySet,
+    length: usize,
+    depth: usize,
+) -> Result<Vec<Vec<Hit>>> {
+    let rows = encode_queries(model.query(), specials, queries, length)?;
+    let mut hits = Vec::with_capacity(queries.len());
+    for tile in rows.chunks(QUERY_TILE * index.dim()) {
+        hits.extend(index.search(tile, depth)?);
+    }
+    Ok(hits)
+}
+
+/// Encodes and searches a whole collection.
+///
+/// # Errors
+/// If the model refuses a text or the search fails.
+pub fn dense(
+    model: &DualEncoder,
+    specials: Specials,
+    collection: &Collection,
+    lengths: Lengths,
+    depth: usize,
+) -> Result<Vec<Vec<Hit>>> {
+    let passages = encode_corpus(model.passage(), specials, &collection.corpus, lengths.passage)?;
+    let index = exact_index(model, &passages)?;
+    search_all(model, specials, &index, &collection.queries, lengths.query, depth)
+}
+
+/// The judgements of a query set, by id.
+///
+/// # Errors
+/// If a query is judged twice on one passage.
+pub fn qrels(queries: &QuerySet, corpus: &Corpus) -> Result<Qrels> {
+    let mut qrels = Qrels::default();
+    for query in 0..queries.len() {
+        let (rows, grades) = queries.judged(query);
+        for (row, grade) in rows.iter().zip(grades) {
+            qrels.insert(queries.id(query), corpus.id(*row), *grade)?;
+        }
+    }
+    Ok(qrels)
+}
+
+/// The best `depth` passages of each query by BM25.
+///
+/// # Errors
+/// If the index cannot be built.
+pub fn sparse(collection: &Collection, language: Option<Language>, depth: usize) -> Result<Vec<Vec<Hit>>> {
+    let corpus = &collection.corpus;
+    let language = language.unwrap_or_else(|| language_of(corpus));
+    let folder = tempfile::Builder::new().prefix("quarry-bm25-").tempdir()?;
+    let progress = bar("indexing", corpus.passages() as u64);
+    let index = SparseIndex::build(&folder.path().join("index"), corpus.texts(), language, &mut |n| {
+        progress.set_position(n as u64);
+    })?;
+    progress.finish_and_clear();
+    let queries = &collection.queries;
+    let mut hits = Vec::with_capacity(queries.len());
+    for query in 0..queries.len() {
+        hits.push(index.search(queries.text(query), depth)?);
+    }
+    Ok(hits)
+}
+
+/// The language of a corpus, judged by its first passages.
+#[must_use]
+pub fn language_of(corpus: &Corpus) -> Language {
+    let sample: Vec<&str> = corpus.texts().take(200).map(|(_, text)| text).collect();
+    Language::detect(sample)
+}
+
+/// The rankings as a TREC run.
+///
+/// # Errors
+/// If a ranking names a passage twice.
+pub fn to_run(hits: &[Vec<Hit>], queries: &QuerySet, corpus: &Corpus) -> Result<Run> {
+    let mut run = Run::default();
+    for (query, ranking) in hits.iter().enumerate() {
+        for hit in ranking {
+            run.insert(queries.id(query), corpus.id(hit.row), hit.score)?;
+        }
+    }
+    Ok(run)
+}

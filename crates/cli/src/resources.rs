@@ -1,0 +1,78 @@
+//! What this machine has: cores, memory, disk, and a measured arithmetic speed.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tch::{Device, Kind, Tensor};
+
+/// A machine's means at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Resources {
+    /// Usable cores.
+    pub cores: usize,
+    /// Bytes of memory that can be had without swapping.
+    pub memory: u64,
+    /// Bytes free where the run writes; `None` for a remote store.
+    pub disk: Option<u64>,
+}
+
+impl Resources {
+    /// Reads the means of this machine; `folder` is where the run writes.
+    #[must_use]
+    pub fn read(folder: Option<&Path>) -> Self {
+        let mut system = sysinfo::System::new();
+        system.refresh_memory();
+        Self {
+            cores: cores(),
+            memory: system.available_memory(),
+            disk: folder.and_then(free_disk),
+        }
+    }
+}
+
+/// Usable cores.
+#[must_use]
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Free bytes of the file system that holds `folder` (or will).
+fn free_disk(folder: &Path) -> Option<u64> {
+    let folder = folder.ancestors().find(|p| p.exists())?.canonicalize().ok()?;
+    let disks = sysinfo::Disks::new_with_refreshed_list();
+    disks
+        .iter()
+        .filter(|disk| folder.starts_with(disk.mount_point()))
+        .max_by_key(|disk| disk.mount_point().components().count())
+        .map(sysinfo::Disk::available_space)
+}
+
+/// Whether this processor multiplies bf16 natively, so that bf16 is the faster
+/// arithmetic rather than an emulation.
+#[must_use]
+pub fn has_native_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// Measured speed of a square matrix product, in FLOP/s on all threads torch
+/// has now. Takes about half a second.
+#[must_use]
+pub fn matmul_flops(kind: Kind) -> f64 {
+    const N: i64 = 1024;
+    let side = || Tensor::ones([N, N], (kind, Device::Cpu));
+    let (a, b) = (side(), side());
+    let started = Instant::now();
+    let mut best = f64::INFINITY;
+    while started.elapsed() < Duration::from_millis(400) {
+        let round = Instant::now();
+        let _product = a.matmul(&b);
+        best = best.min(round.elapsed().as_secs_f64());
+    }
+    2.0 * (N as f64).powi(3) / best
+}

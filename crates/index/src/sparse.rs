@@ -1,0 +1,314 @@
+//! BM25 over the passages' text by tantivy: k1 = 1.2, b = 0.75, idf = ln(1 + (N − n + ½)/(n + ½)).
+//!
+//! Scores are Lucene's times k1 + 1. An index is one segment, so scores do not depend on how it was written. Queries
+//! are bags of words: no query syntax, so no character is special.
+
+mod language;
+mod words;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tantivy::collector::TopDocs;
+use tantivy::columnar::ColumnValues;
+use tantivy::indexer::NoMergePolicy;
+use tantivy::query::{BooleanQuery, Occur, Query, TermQuery};
+use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
+use tantivy::tokenizer::{TextAnalyzer, TokenStream};
+use tantivy::{Index, IndexWriter, ReloadPolicy, Searcher, SegmentReader, TantivyDocument, Term};
+
+use crate::{Hit, IndexError};
+pub use language::Language;
+
+/// Memory of the writer in bytes; more passages than fit become segments that are merged at the end.
+const WRITER_MEMORY: usize = 256 << 20;
+/// Passages between two calls of `progress`.
+const PROGRESS_STEP: u64 = 1000;
+const DESCRIPTION: &str = "quarry.json";
+const VERSION: u32 = 1;
+const ANALYZER: &str = "quarry";
+const TEXT: &str = "text";
+const ROW: &str = "row";
+
+/// What tantivy does not store about the index.
+#[derive(Debug, Serialize, Deserialize)]
+struct Description {
+    version: u32,
+    language: Language,
+    passages: u64,
+}
+
+/// A BM25 index in a folder; searching shares it between threads.
+pub struct SparseIndex {
+    searcher: Searcher,
+    rows: Arc<dyn ColumnValues<u64>>,
+    analyzer: TextAnalyzer,
+    text: Field,
+    language: Language,
+}
+
+impl SparseIndex {
+    /// Builds the index of `passages` (row and text, rows ascending) in the new folder `dir`, which appears complete
+    /// or not at all, and opens it. `progress` is told how many passages are in.
+    ///
+    /// # Errors
+    /// A folder that exists, no passages, rows out of order.
+    pub fn build<T: AsRef<str>>(
+        dir: impl AsRef<Path>,
+        passages: impl IntoIterator<Item = (u32, T)>,
+        language: Language,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<SparseIndex, IndexError> {
+        let dir = dir.as_ref();
+        if dir.exists() {
+            return Err(IndexError::Exists {
+                path: dir.to_owned(),
+            });
+        }
+        let parent = dir
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(IndexError::io(parent))?;
+        let temporary = tempfile::Builder::new()
+            .prefix(".bm25-")
+            .tempdir_in(parent)
+            .map_err(IndexError::io(parent))?;
+        write(temporary.path(), passages, language, progress)?;
+        let complete = SparseIndex::open(temporary.path())?;
+        drop(complete);
+        fs::rename(temporary.keep(), dir).map_err(IndexError::io(dir))?;
+        SparseIndex::open(dir)
+    }
+
+    /// Opens an index and checks that it is whole.
+    pub fn open(dir: impl AsRef<Path>) -> Result<SparseIndex, IndexError> {
+        let dir = dir.as_ref();
+        let corrupt = |reason: String| IndexError::Corrupt {
+            path: dir.to_owned(),
+            reason,
+        };
+        let path = dir.join(DESCRIPTION);
+        let description = fs::read(&path).map_err(IndexError::io(path))?;
+        let description: Description = serde_json::from_slice(&description)
+            .map_err(|error| corrupt(format!("{DESCRIPTION}: {error}")))?;
+        if description.version != VERSION {
+            return Err(corrupt(format!(
+                "it has version {} and not {VERSION}",
+                description.version
+            )));
+        }
+        let index = Index::open_in_dir(dir)?;
+        index
+            .tokenizers()
+            .register(ANALYZER, words::analyzer(description.language));
+        let searcher = index
+            .reader_builder()
+            .reload_policy(ReloadPolicy::Manual)
+            .try_into()?
+            .searcher();
+        let [segment] = searcher.segment_readers() else {
+            return Err(corrupt("it is not one segment".to_owned()));
+        };
+        if u64::from(segment.num_docs()) != description.passages
+            || segment.num_docs() != segment.max_doc()
+        {
+            return Err(corrupt(format!(
+                "it has {} of {} passages",
+                segment.num_docs(),
+                description.passages
+            )));
+        }
+        Ok(SparseIndex {
+            rows: rows(segment)?,
+            text: index.schema().get_field(TEXT)?,
+            analyzer: words::analyzer(description.language),
+            language: description.language,
+            searcher,
+        })
+    }
+
+    /// Number of passages.
+    pub fn len(&self) -> usize {
+        self.searcher.num_docs() as usize
+    }
+
+    /// Whether there is no passage; never so, as an empty index cannot be built.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The language it analyses text by.
+    pub fn language(&self) -> Language {
+        self.language
+    }
+
+    /// The k best passages that share a term with `query`; none for a query without terms. Repeated terms add up.
+    pub fn search(&self, query: &str, k: usize) -> Result<Vec<Hit>, IndexError> {
+        let clauses = self.clauses(query);
+        let k = k.min(self.len());
+        if clauses.is_empty() || k == 0 {
+            return Ok(Vec::new());
+        }
+        let collector = TopDocs::with_limit(k).order_by_score();
+        let found = self
+            .searcher
+            .search(&BooleanQuery::new(clauses), &collector)?;
+        // Of equal scores tantivy keeps the smaller document number, and those ascend with the rows.
+        let hits = found.into_iter().map(|(score, at)| Hit {
+            row: self.rows.get_val(at.doc_id) as u32,
+            score,
+        });
+        let mut hits: Vec<Hit> = hits.collect();
+        hits.sort_unstable_by(Hit::order);
+        Ok(hits)
+    }
+
+    /// [`SparseIndex::search`] for many queries on `threads` threads; results in the order of the queries.
+    pub fn search_all<T: AsRef<str> + Sync>(
+        &self,
+        queries: &[T],
+        k: usize,
+        threads: usize,
+    ) -> Result<Vec<Vec<Hit>>, IndexError> {
+        let share = queries.len().div_ceil(threads.max(1)).max(1);
+        let search = |queries: &[T]| {
+            queries
+                .iter()
+                .map(|query| self.search(query.as_ref(), k))
+                .collect()
+        };
+        let results: Vec<Result<Vec<Vec<Hit>>, IndexError>> = std::thread::scope(|scope| {
+            let workers: Vec<_> = queries
+                .chunks(share)
+                .map(|queries| scope.spawn(|| search(queries)))
+                .collect();
+            let join = |worker: std::thread::ScopedJoinHandle<'_, _>| {
+                worker
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            workers.into_iter().map(join).collect()
+        });
+        let mut hits = Vec::with_capacity(queries.len());
+        for result in results {
+            hits.extend(result?);
+        }
+        Ok(hits)
+    }
+
+    /// One clause an occurrence of a term, by term: a boost would keep tantivy from skipping blocks of postings.
+    fn clauses(&self, query: &str) -> Vec<(Occur, Box<dyn Query>)> {
+        let mut analyzer = self.analyzer.clone();
+        let mut terms: BTreeMap<String, usize> = BTreeMap::new();
+        analyzer
+            .token_stream(query)
+            .process(&mut |token| *terms.entry(token.text.clone()).or_default() += 1);
+        let clauses = terms
+            .iter()
+            .flat_map(|(term, count)| std::iter::repeat_n(term, *count));
+        let query = |term: &String| -> Box<dyn Query> {
+            Box::new(TermQuery::new(
+                Term::from_field_text(self.text, term),
+                IndexRecordOption::WithFreqs,
+            ))
+        };
+        clauses.map(|term| (Occur::Should, query(term))).collect()
+    }
+}
+
+/// Writes a one-segment index of `passages` into the empty folder `dir`.
+fn write<T: AsRef<str>>(
+    dir: &Path,
+    passages: impl IntoIterator<Item = (u32, T)>,
+    language: Language,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), IndexError> {
+    let mut schema = Schema::builder();
+    let indexing = TextFieldIndexing::default()
+        .set_tokenizer(ANALYZER)
+        .set_index_option(IndexRecordOption::WithFreqs)
+        .set_fieldnorms(true);
+    let text = schema.add_text_field(TEXT, TextOptions::default().set_indexing_options(indexing));
+    let row_field = schema.add_u64_field(ROW, FAST);
+    let index = Index::create_in_dir(dir, schema.build())?;
+    index
+        .tokenizers()
+        .register(ANALYZER, words::analyzer(language));
+    let mut writer: IndexWriter = index.writer_with_num_threads(1, WRITER_MEMORY)?;
+    writer.set_merge_policy(Box::new(NoMergePolicy));
+    let (mut count, mut last) = (0, None);
+    for (row, passage) in passages {
+        if last.is_some_and(|last| row <= last) {
+            return Err(IndexError::Parts {
+                first_row: row,
+                problem: "does not follow the row before it",
+            });
+        }
+        last = Some(row);
+        let mut document = TantivyDocument::new();
+        document.add_text(text, passage.as_ref());
+        document.add_u64(row_field, u64::from(row));
+        writer.add_document(document)?;
+        count += 1;
+        if count % PROGRESS_STEP == 0 {
+            progress(count);
+        }
+    }
+    if count == 0 {
+        return Err(IndexError::Empty);
+    }
+    writer.commit()?;
+    merge_segments(&index, &mut writer)?;
+    writer.wait_merging_threads()?;
+    progress(count);
+    let description = Description {
+        version: VERSION,
+        language,
+        passages: count,
+    };
+    let path = dir.join(DESCRIPTION);
+    let description = serde_json::to_vec(&description).map_err(|error| IndexError::Corrupt {
+        path: path.clone(),
+        reason: error.to_string(),
+    })?;
+    fs::write(&path, description).map_err(IndexError::io(path))
+}
+
+/// Merges the segments in the order of their rows, so that document numbers ascend with rows.
+fn merge_segments(index: &Index, writer: &mut IndexWriter) -> Result<(), IndexError> {
+    let searcher = index
+        .reader_builder()
+        .reload_policy(ReloadPolicy::Manual)
+        .try_into()?
+        .searcher();
+    let mut segments = Vec::new();
+    for segment in searcher.segment_readers() {
+        segments.push((rows(segment)?.get_val(0), segment.segment_id()));
+    }
+    drop(searcher);
+    if segments.len() > 1 {
+        segments.sort_unstable_by_key(|(first_row, _)| *first_row);
+        let ids: Vec<_> = segments.into_iter().map(|(_, id)| id).collect();
+        writer.merge(&ids).wait()?;
+    }
+    writer.garbage_collect_files().wait()?;
+    Ok(())
+}
+
+/// The corpus rows of a segment's documents; refuses rows that do not ascend.
+fn rows(segment: &SegmentReader) -> Result<Arc<dyn ColumnValues<u64>>, IndexError> {
+    let rows = segment.fast_fields().u64(ROW)?.first_or_default_col(0);
+    let ascend =
+        (1..segment.max_doc()).all(|document| rows.get_val(document - 1) < rows.get_val(document));
+    match ascend {
+        true => Ok(rows),
+        false => Err(tantivy::TantivyError::InternalError(
+            "documents are not in the order of rows".to_owned(),
+        )
+        .into()),
+    }
+}

@@ -1,0 +1,150 @@
+//! The forward pass of the BERT family, without padding.
+//!
+//! All tokens of all sequences go through the linears and LayerNorms as one
+//! `[T, h]` matrix; attention runs once per run of sequences of equal length, so it needs no mask:
+//!
+//! ```text
+//! x  = LN(word[ids] + position[positions] + type[0])
+//! x  = LN(x + attention(x) Wo + bo)
+//! x  = LN(x + gelu(x W1 + b1) W2 + b2)
+//! ```
+
+use super::Dropout;
+use super::dropout::drop;
+use super::prepared::{Layer, Linear, Norm, Prepared};
+use crate::config::{Config, Family};
+use crate::packed::Run;
+use tch::{Device, Kind, TchError, Tensor};
+
+/// One pass over one batch.
+pub(super) struct Forward<'a> {
+    pub config: &'a Config,
+    pub prepared: &'a Prepared,
+    /// Kind of token states.
+    pub kind: Kind,
+    pub dropout: Option<Dropout>,
+}
+
+impl Forward<'_> {
+    /// Last hidden states `[T, h]` of `[T]` ids at `[T]` positions.
+    pub fn states(
+        &self,
+        ids: &Tensor,
+        positions: &Tensor,
+        runs: &[Run],
+    ) -> Result<Tensor, TchError> {
+        let mut x = self.embeddings(ids, positions)?;
+        for layer in &self.prepared.layers {
+            x = self.attention_branch(layer, &x, runs)?;
+            x = self.feed_forward_branch(layer, &x)?;
+        }
+        Ok(x)
+    }
+
+    /// Summed and normalised in f32: the tables are, and it is one pass.
+    fn embeddings(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor, TchError> {
+        // Hugging Face trains no padding row, neither of words nor of RoBERTa's positions.
+        let pad = self.config.pad_token_id;
+        let position_pad = if self.config.first_position() > 0 {
+            pad
+        } else {
+            -1
+        };
+        let gather = |table: &Tensor, rows: &Tensor, padding: i64| {
+            Tensor::f_embedding(table, rows, padding, false, false)
+        };
+        let mut sum = gather(&self.prepared.word, ids, pad)?;
+        sum = sum.f_add_(&gather(&self.prepared.position, positions, position_pad)?)?;
+        if let Some(token_type) = &self.prepared.token_type {
+            sum = sum.f_add_(token_type)?;
+        }
+        let x = self.norm(&sum, &self.prepared.norm)?;
+        self.drop_hidden(x)?.f_to_kind(self.kind)
+    }
+
+    fn attention_branch(
+        &self,
+        layer: &Layer,
+        x: &Tensor,
+        runs: &[Run],
+    ) -> Result<Tensor, TchError> {
+        let context = self.attention(&linear(x, &layer.attention)?, runs)?;
+        let mut y = linear(&context, &layer.attention_output)?;
+        // DistilBERT has no dropout here.
+        if self.config.family != Family::DistilBert {
+            y = self.drop_hidden(y)?;
+        }
+        self.norm(&y.f_add_(x)?, &layer.attention_norm)
+    }
+
+    fn feed_forward_branch(&self, layer: &Layer, x: &Tensor) -> Result<Tensor, TchError> {
+        let mut inner = linear(x, &layer.intermediate)?;
+        let form = self.config.activation.approximate();
+        // The backward pass needs GELU's input; without one it is spare memory.
+        inner = match inner.requires_grad() {
+            true => inner.f_gelu(form)?,
+            false => inner.f_gelu_(form)?,
+        };
+        let mut y = self.drop_hidden(linear(&inner, &layer.output)?)?;
+        self.norm(&y.f_add_(x)?, &layer.output_norm)
+    }
+
+    /// `softmax(Q Kᵀ / √d) V` inside each sequence; `projections` is `[T, 3h]`.
+    fn attention(&self, projections: &Tensor, runs: &[Run]) -> Result<Tensor, TchError> {
+        let heads = self.config.heads;
+        let width = self.config.hidden_size;
+        let dropout = self.dropout.map_or(0.0, |d| d.attention);
+        // One split rather than a narrow per run: its backward is one cat, where
+        // every narrow's would be a zero-filled [T, 3h].
+        let tokens: Vec<i64> = runs.iter().map(|r| r.count * r.length).collect();
+        let mut contexts = Vec::with_capacity(runs.len());
+        for (part, run) in projections.f_split_with_sizes(&tokens, 0)?.iter().zip(runs) {
+            let shape = [run.count, run.length, 3, heads, width / heads];
+            let mut qkv = Vec::with_capacity(3);
+            for tensor in part.f_view(shape)?.f_unbind(2)? {
+                qkv.push(tensor.f_transpose(1, 2)?);
+            }
+            let context = attend(&qkv[0], &qkv[1], &qkv[2], dropout)?;
+            contexts.push(context.f_transpose(1, 2)?.f_reshape([-1, width])?);
+        }
+        match contexts.len() {
+            1 => Ok(contexts.remove(0)),
+            _ => Tensor::f_cat(&contexts, 0),
+        }
+    }
+
+    fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor, TchError> {
+        let (weight, bias) = (Some(&norm.weight), Some(&norm.bias));
+        x.f_layer_norm(
+            [self.config.hidden_size],
+            weight,
+            bias,
+            self.config.layer_norm_eps,
+            false,
+        )
+    }
+
+    fn drop_hidden(&self, x: Tensor) -> Result<Tensor, TchError> {
+        drop(x, self.dropout.map_or(0.0, |d| d.hidden))
+    }
+}
+
+fn linear(x: &Tensor, linear: &Linear) -> Result<Tensor, TchError> {
+    x.f_linear(&linear.weight, Some(&linear.bias))
+}
+
+/// `[B, heads, L, d]` from queries, keys and values of that shape.
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, dropout: f64) -> Result<Tensor, TchError> {
+    let bf16_on_cpu = q.kind() == Kind::BFloat16 && q.device() == Device::Cpu;
+    if dropout == 0.0 && !(bf16_on_cpu && q.requires_grad()) {
+        return Tensor::f_scaled_dot_product_attention::<Tensor>(
+            q, k, v, None, 0.0, false, None, false,
+        );
+    }
+    // The fused kernel cannot drop, and its bf16 backward on a CPU takes three
+    // times as long as these five operations.
+    let scale = 1.0 / (q.size().last().copied().unwrap_or(1) as f64).sqrt();
+    let scores = q.f_mul_scalar(scale)?.f_matmul(&k.f_transpose(2, 3)?)?;
+    let probabilities = scores.f_softmax(-1, q.kind())?;
+    drop(probabilities, dropout)?.f_matmul(v)
+}

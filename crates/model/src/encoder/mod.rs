@@ -1,0 +1,253 @@
+//! The encoder: token ids to vectors, differentiable or not.
+//!
+//! Owns precision and the choice of compute copies; the maths of a block is in
+//! `block`, of a vector from token states in `pooling`, the cut into batches in `encode`.
+
+mod block;
+mod dropout;
+mod encode;
+mod pooling;
+mod prepared;
+
+pub use encode::CPU_TOKEN_BUDGET;
+pub use pooling::Pooling;
+
+use crate::config::Config;
+use crate::error::ModelError;
+use crate::folder::ModelFolder;
+use crate::names;
+use crate::packed::PackedBatch;
+use crate::weights::{self, Weights};
+use prepared::Prepared;
+use std::collections::BTreeMap;
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// Arithmetic of matrix products and token states. Masters, LayerNorm
+/// statistics, pooling and outputs stay f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16 products with f32 accumulation.
+    Bf16,
+}
+
+impl Precision {
+    fn kind(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+}
+
+/// Dropout probabilities, where Hugging Face applies them. Masks come from
+/// libtorch's generator: seed it (`tch::manual_seed`) before a step to replay the step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    /// After the embeddings and on each residual branch before it is added.
+    pub hidden: f64,
+    /// On attention probabilities; above 0 the fused attention kernel is not used.
+    pub attention: f64,
+}
+
+/// What an encoder is made with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    pub device: Device,
+    pub precision: Precision,
+    pub pooling: Pooling,
+    pub normalize: bool,
+    pub trainable: bool,
+}
+
+/// One tower.
+pub struct Encoder {
+    folder: ModelFolder,
+    weights: Weights,
+    setting: Setting,
+    /// Compute copies of frozen weights; trainable ones are cast in every pass,
+    /// so that gradients flow back to the masters.
+    frozen: Option<Prepared>,
+}
+
+impl Encoder {
+    pub(crate) fn load(folder: ModelFolder, setting: Setting) -> Result<Self, ModelError> {
+        let weights = weights::read(&folder.weights, &folder.config, setting.device)?;
+        Self::new(folder, weights, setting)
+    }
+
+    fn new(folder: ModelFolder, weights: Weights, setting: Setting) -> Result<Self, ModelError> {
+        for tensor in weights.tensors.values() {
+            let _ = tensor.f_set_requires_grad(setting.trainable)?;
+        }
+        let mut encoder = Self {
+            folder,
+            weights,
+            setting,
+            frozen: None,
+        };
+        if !setting.trainable {
+            encoder.frozen = Some(encoder.prepare()?);
+        }
+        Ok(encoder)
+    }
+
+    /// Sizes and family.
+    pub fn config(&self) -> &Config {
+        &self.folder.config
+    }
+
+    /// Width `D` of an embedding.
+    pub fn dim(&self) -> i64 {
+        self.folder.config.hidden_size
+    }
+
+    /// Longest sequence in tokens, specials included.
+    pub fn max_length(&self) -> usize {
+        self.folder.max_length
+    }
+
+    /// How token states become one vector.
+    pub fn pooling(&self) -> Pooling {
+        self.setting.pooling
+    }
+
+    /// Whether embeddings have unit length: dot product is then cosine.
+    pub fn normalize(&self) -> bool {
+        self.setting.normalize
+    }
+
+    /// The folder this encoder came from: prompts, maximum length.
+    pub fn folder(&self) -> &ModelFolder {
+        &self.folder
+    }
+
+    /// Embeds a batch: `[B, D]` f32 in the caller's order, differentiable if the
+    /// encoder is trainable and gradients are on. `dropout` is `None` outside training.
+    ///
+    /// # Errors
+    /// An empty batch, an id outside the vocabulary, a sequence longer than the
+    /// position table, or a refusal by libtorch.
+    pub fn embed(
+        &self,
+        batch: &PackedBatch,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor, ModelError> {
+        match &self.frozen {
+            Some(prepared) => self.embed_with(prepared, batch, dropout),
+            None => self.embed_with(&self.prepare()?, batch, dropout),
+        }
+    }
+
+    fn embed_with(
+        &self,
+        prepared: &Prepared,
+        batch: &PackedBatch,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor, ModelError> {
+        self.check(batch)?;
+        let forward = block::Forward {
+            config: self.config(),
+            prepared,
+            kind: self.setting.precision.kind(),
+            dropout,
+        };
+        let device = self.setting.device;
+        let ids = Tensor::from_slice(batch.ids()).to_device(device);
+        let positions = Tensor::from_slice(&self.positions(batch)).to_device(device);
+        let states = forward.states(&ids, &positions, &batch.runs())?;
+        let vectors = self.setting.pooling.pool(&states, &batch.runs())?;
+        let vectors = match self.setting.normalize {
+            true => pooling::normalize(&vectors)?,
+            false => vectors,
+        };
+        Ok(match batch.inverse() {
+            Some(inverse) => {
+                vectors.f_index_select(0, &Tensor::from_slice(&inverse).to_device(device))?
+            }
+            None => vectors,
+        })
+    }
+
+    /// Position id of every token. RoBERTa counts the tokens that are not
+    /// padding, and gives a padding id inside a text the padding position.
+    fn positions(&self, batch: &PackedBatch) -> Vec<i64> {
+        let first = self.config().first_position();
+        let counted = first > 0;
+        let pad = self.config().pad_token_id;
+        let mut positions = Vec::with_capacity(batch.tokens());
+        for (_, ids) in batch.sequences() {
+            let mut next = first;
+            for &id in ids {
+                let padding = counted && id == pad;
+                positions.push(if padding { pad } else { next });
+                next += i64::from(!padding);
+            }
+        }
+        positions
+    }
+
+    fn check(&self, batch: &PackedBatch) -> Result<(), ModelError> {
+        let vocab = self.config().vocab_size;
+        if batch.is_empty() {
+            return Err(ModelError::Batch("it holds no sequence".to_owned()));
+        }
+        if let Some(id) = batch.ids().iter().find(|id| !(0..vocab).contains(*id)) {
+            return Err(ModelError::Batch(format!(
+                "token id {id} is outside the vocabulary of {vocab}; tokenise with this model's tokenizer"
+            )));
+        }
+        let most = self.config().max_tokens();
+        if batch.longest() > most {
+            return Err(ModelError::Batch(format!(
+                "a sequence of {} tokens exceeds the model's {most} positions; lower the maximum length",
+                batch.longest()
+            )));
+        }
+        Ok(())
+    }
+
+    fn prepare(&self) -> Result<Prepared, ModelError> {
+        let kind = self.setting.precision.kind();
+        Prepared::new(&self.weights, self.config(), kind, self.setting.device)
+    }
+
+    /// The f32 masters in the order of the computation: canonical name, tensor.
+    pub(crate) fn masters(&self) -> Vec<(String, Tensor)> {
+        let names = names::expected(self.config()).into_iter();
+        names
+            .filter_map(|(name, _)| {
+                let tensor = self.weights.tensors.get(&name)?.shallow_clone();
+                Some((name, tensor))
+            })
+            .collect()
+    }
+
+    /// An independent encoder with equal weights.
+    pub(crate) fn duplicate(&self) -> Result<Self, ModelError> {
+        let copy = |tensors: &BTreeMap<String, Tensor>| {
+            let mut copies = BTreeMap::new();
+            for (name, tensor) in tensors {
+                let source = tensor.f_detach()?;
+                let mut copy = source.f_empty_like()?;
+                copy.f_copy_(&source)?;
+                copies.insert(name.clone(), copy);
+            }
+            Ok::<_, tch::TchError>(copies)
+        };
+        let weights = Weights {
+            tensors: copy(&self.weights.tensors)?,
+            carried: copy(&self.weights.carried)?,
+        };
+        Self::new(self.folder.clone(), weights, self.setting)
+    }
+
+    /// Writes a sentence-transformers folder.
+    pub(crate) fn save(&self, dir: &Path) -> Result<(), ModelError> {
+        self.folder
+            .write(dir, self.setting.pooling, self.setting.normalize)?;
+        weights::write(&dir.join("model.safetensors"), self.config(), &self.weights)
+    }
+}

@@ -1,0 +1,88 @@
+//! From token states to one vector a sequence, in f32.
+
+use crate::packed::Run;
+use tch::{Kind, TchError, Tensor};
+
+/// How token states become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// State of the first token; BERT's pooler head is not applied.
+    Cls,
+    /// Mean over all tokens, specials included.
+    Mean,
+}
+
+impl Pooling {
+    /// `[B, h]` f32 from `[T, h]` packed states.
+    pub(super) fn pool(self, states: &Tensor, runs: &[Run]) -> Result<Tensor, TchError> {
+        match self {
+            Self::Cls => {
+                let first = Tensor::from_slice(&first_tokens(runs)).to_device(states.device());
+                states.f_index_select(0, &first)?.f_to_kind(Kind::Float)
+            }
+            Self::Mean => mean(states, runs),
+        }
+    }
+}
+
+fn first_tokens(runs: &[Run]) -> Vec<i64> {
+    let mut offset = 0;
+    let mut first = Vec::new();
+    for run in runs {
+        for _ in 0..run.count {
+            first.push(offset);
+            offset += run.length;
+        }
+    }
+    first
+}
+
+fn mean(states: &Tensor, runs: &[Run]) -> Result<Tensor, TchError> {
+    let width = states.size().last().copied().unwrap_or_default();
+    let tokens: Vec<i64> = runs.iter().map(|r| r.count * r.length).collect();
+    let mut means = Vec::with_capacity(runs.len());
+    for (part, run) in states.f_split_with_sizes(&tokens, 0)?.iter().zip(runs) {
+        let sequences = part.f_view([run.count, run.length, width])?;
+        means.push(sequences.f_mean_dim([1i64].as_slice(), false, Kind::Float)?);
+    }
+    Tensor::f_cat(&means, 0)
+}
+
+/// `x / max(‖x‖₂, 1e-12)` by row.
+pub(super) fn normalize(vectors: &Tensor) -> Result<Tensor, TchError> {
+    let norms = vectors.f_norm_scalaropt_dim(2.0, [1i64].as_slice(), true)?;
+    vectors.f_div(&norms.f_clamp_min(1e-12)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_and_cls_of_two_lengths() {
+        let states =
+            Tensor::from_slice(&[1f32, 2., 3., 4., 10., 20., 30., 40., 7., 9.]).view([5, 2]);
+        let runs = [
+            Run {
+                count: 2,
+                length: 2,
+            },
+            Run {
+                count: 1,
+                length: 1,
+            },
+        ];
+        let flat = |t: Tensor| Vec::<f32>::try_from(t.view(-1)).unwrap();
+        let mean = Pooling::Mean.pool(&states, &runs).unwrap();
+        assert_eq!(flat(mean), [2., 3., 20., 30., 7., 9.]);
+        let cls = Pooling::Cls.pool(&states, &runs).unwrap();
+        assert_eq!(flat(cls), [1., 2., 10., 20., 7., 9.]);
+    }
+
+    #[test]
+    fn normalize_gives_unit_rows_and_keeps_zero() {
+        let x = Tensor::from_slice(&[3f32, 4., 0., 0.]).view([2, 2]);
+        let y = Vec::<f32>::try_from(normalize(&x).unwrap().view(-1)).unwrap();
+        assert_eq!(y, [0.6, 0.8, 0., 0.]);
+    }
+}

@@ -1,0 +1,133 @@
+//! Weights as the forward pass wants them: cast to the compute kind, the three
+//! attention projections joined. Everything is an autograd function of the masters.
+
+use crate::config::Config;
+use crate::error::ModelError;
+use crate::weights::Weights;
+use tch::{Device, Kind, Tensor};
+
+/// `y = x Wᵀ + b`; `weight` is `[out, in]`.
+pub(super) struct Linear {
+    pub weight: Tensor,
+    pub bias: Tensor,
+}
+
+/// LayerNorm's scale and shift, `[h]` each.
+pub(super) struct Norm {
+    pub weight: Tensor,
+    pub bias: Tensor,
+}
+
+/// One transformer block.
+pub(super) struct Layer {
+    /// `[3h, h]`: query, key, value.
+    pub attention: Linear,
+    pub attention_output: Linear,
+    pub attention_norm: Norm,
+    pub intermediate: Linear,
+    pub output: Linear,
+    pub output_norm: Norm,
+}
+
+/// A whole encoder. Embedding tables stay f32: gathering a few rows is cheaper
+/// than casting the table.
+pub(super) struct Prepared {
+    pub word: Tensor,
+    pub position: Tensor,
+    /// `[h]`: the row of token type 0, the only one a single text uses.
+    pub token_type: Option<Tensor>,
+    pub norm: Norm,
+    pub layers: Vec<Layer>,
+}
+
+impl Prepared {
+    pub fn new(
+        weights: &Weights,
+        config: &Config,
+        kind: Kind,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        let source = Source {
+            weights,
+            kind,
+            // CPU kernels take f32 scales with bf16 inputs; CUDA's do not.
+            norm_kind: if device == Device::Cpu {
+                Kind::Float
+            } else {
+                kind
+            },
+        };
+        let token_type = match config.type_rows {
+            0 => None,
+            _ => Some(
+                source
+                    .get("embeddings.token_type_embeddings.weight")?
+                    .f_get(0)?,
+            ),
+        };
+        Ok(Self {
+            word: source
+                .get("embeddings.word_embeddings.weight")?
+                .shallow_clone(),
+            position: source
+                .get("embeddings.position_embeddings.weight")?
+                .shallow_clone(),
+            token_type,
+            norm: source.norm("embeddings.LayerNorm", Kind::Float)?,
+            layers: (0..config.layers)
+                .map(|index| source.layer(index))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+struct Source<'a> {
+    weights: &'a Weights,
+    kind: Kind,
+    norm_kind: Kind,
+}
+
+impl Source<'_> {
+    fn get(&self, name: &str) -> Result<&Tensor, ModelError> {
+        let tensor = self.weights.tensors.get(name);
+        tensor.ok_or_else(|| ModelError::Batch(format!("the encoder has no tensor {name:?}")))
+    }
+
+    fn norm(&self, path: &str, kind: Kind) -> Result<Norm, ModelError> {
+        Ok(Norm {
+            weight: self.get(&format!("{path}.weight"))?.f_to_kind(kind)?,
+            bias: self.get(&format!("{path}.bias"))?.f_to_kind(kind)?,
+        })
+    }
+
+    fn linear(&self, paths: &[String]) -> Result<Linear, ModelError> {
+        Ok(Linear {
+            weight: self.joined(paths, "weight")?,
+            bias: self.joined(paths, "bias")?,
+        })
+    }
+
+    fn joined(&self, paths: &[String], leaf: &str) -> Result<Tensor, ModelError> {
+        let parts = paths
+            .iter()
+            .map(|path| Ok(self.get(&format!("{path}.{leaf}"))?.f_to_kind(self.kind)?))
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        Ok(match parts.as_slice() {
+            [one] => one.shallow_clone(),
+            many => Tensor::f_cat(many, 0)?,
+        })
+    }
+
+    fn layer(&self, index: i64) -> Result<Layer, ModelError> {
+        let path = |part: &str| format!("encoder.layer.{index}.{part}");
+        let projections = ["query", "key", "value"].map(|p| path(&format!("attention.self.{p}")));
+        Ok(Layer {
+            attention: self.linear(&projections)?,
+            attention_output: self.linear(&[path("attention.output.dense")])?,
+            attention_norm: self.norm(&path("attention.output.LayerNorm"), self.norm_kind)?,
+            intermediate: self.linear(&[path("intermediate.dense")])?,
+            output: self.linear(&[path("output.dense")])?,
+            output_norm: self.norm(&path("output.LayerNorm"), self.norm_kind)?,
+        })
+    }
+}

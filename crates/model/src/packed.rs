@@ -1,0 +1,186 @@
+//! A batch without padding: the tokens of all sequences, one after the other.
+//!
+//! Sequences are laid out longest first, so that sequences of equal length are
+//! neighbours and share one attention call; results come back in the caller's order.
+
+/// The token before and the token after every text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Specials {
+    /// `[CLS]` or `<s>`.
+    pub first: u32,
+    /// `[SEP]` or `</s>`.
+    pub last: u32,
+}
+
+/// `T` tokens of `B` sequences. Plain data: a loader thread can build it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedBatch {
+    /// `[T]` ids, specials included.
+    ids: Vec<i64>,
+    /// `[B]` lengths in packed order, descending.
+    lengths: Vec<i64>,
+    /// `[B]`: the caller's place of each packed sequence.
+    order: Vec<i64>,
+}
+
+/// Neighbouring sequences of one length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Sequences.
+    pub count: i64,
+    /// Tokens of each.
+    pub length: i64,
+}
+
+impl PackedBatch {
+    /// Frames every sequence as `[first] + content[..max_length - 2] + [last]`.
+    /// `max_length` counts the specials; below 2 it is taken as 2.
+    pub fn new<'a>(
+        sequences: impl IntoIterator<Item = &'a [u32]>,
+        specials: Specials,
+        max_length: usize,
+    ) -> Self {
+        let content = max_length.saturating_sub(2);
+        let cut: Vec<&[u32]> = sequences
+            .into_iter()
+            .map(|s| &s[..s.len().min(content)])
+            .collect();
+        let mut order: Vec<usize> = (0..cut.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(cut[i].len()));
+        let mut ids = Vec::with_capacity(cut.iter().map(|s| s.len() + 2).sum());
+        let mut lengths = Vec::with_capacity(cut.len());
+        for &i in &order {
+            ids.push(i64::from(specials.first));
+            ids.extend(cut[i].iter().map(|&id| i64::from(id)));
+            ids.push(i64::from(specials.last));
+            lengths.push(cut[i].len() as i64 + 2);
+        }
+        Self {
+            ids,
+            lengths,
+            order: order.into_iter().map(|i| i as i64).collect(),
+        }
+    }
+
+    /// One batch of `first`'s sequences followed by `second`'s: two inputs of a
+    /// shared encoder in one forward pass.
+    pub fn concat(first: &Self, second: &Self) -> Self {
+        let shift = first.len() as i64;
+        let mut sequences: Vec<(i64, &[i64])> = Vec::with_capacity(first.len() + second.len());
+        sequences.extend(first.sequences());
+        sequences.extend(second.sequences().map(|(place, ids)| (place + shift, ids)));
+        sequences.sort_by_key(|&(place, ids)| (std::cmp::Reverse(ids.len()), place));
+        Self {
+            ids: sequences
+                .iter()
+                .flat_map(|(_, ids)| *ids)
+                .copied()
+                .collect(),
+            lengths: sequences.iter().map(|(_, ids)| ids.len() as i64).collect(),
+            order: sequences.iter().map(|&(place, _)| place).collect(),
+        }
+    }
+
+    /// Sequences `B`.
+    pub fn len(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Whether there is no sequence.
+    pub fn is_empty(&self) -> bool {
+        self.lengths.is_empty()
+    }
+
+    /// Tokens `T`, specials included.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Length of the longest sequence, specials included.
+    pub fn longest(&self) -> usize {
+        self.lengths
+            .first()
+            .map_or(0, |&l| l.unsigned_abs() as usize)
+    }
+
+    /// `[T]` token ids in packed order.
+    pub(crate) fn ids(&self) -> &[i64] {
+        &self.ids
+    }
+
+    /// (caller's place, ids) in packed order.
+    pub(crate) fn sequences(&self) -> impl Iterator<Item = (i64, &[i64])> {
+        let mut rest = self.ids.as_slice();
+        self.order
+            .iter()
+            .zip(&self.lengths)
+            .map(move |(&place, &length)| {
+                let (ids, tail) = rest.split_at(length.unsigned_abs() as usize);
+                rest = tail;
+                (place, ids)
+            })
+    }
+
+    /// Runs of equal length, in packed order.
+    pub(crate) fn runs(&self) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for &length in &self.lengths {
+            match runs.last_mut() {
+                Some(run) if run.length == length => run.count += 1,
+                _ => runs.push(Run { count: 1, length }),
+            }
+        }
+        runs
+    }
+
+    /// `[B]`: packed place of each of the caller's sequences; `None` if it is
+    /// the identity.
+    pub(crate) fn inverse(&self) -> Option<Vec<i64>> {
+        let mut inverse = vec![0; self.order.len()];
+        for (packed, &place) in self.order.iter().enumerate() {
+            inverse[place.unsigned_abs() as usize] = packed as i64;
+        }
+        let identity = self
+            .order
+            .iter()
+            .enumerate()
+            .all(|(i, &place)| i as i64 == place);
+        (!identity).then_some(inverse)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPECIALS: Specials = Specials { first: 1, last: 2 };
+
+    fn batch(sequences: &[&[u32]], max_length: usize) -> PackedBatch {
+        PackedBatch::new(sequences.iter().copied(), SPECIALS, max_length)
+    }
+
+    #[test]
+    fn longest_first_with_both_specials_kept_under_truncation() {
+        let packed = batch(&[&[7], &[], &[5, 6, 8, 9]], 4);
+        assert_eq!(packed.ids(), [1, 5, 6, 2, 1, 7, 2, 1, 2]);
+        assert_eq!(packed.inverse().unwrap(), [1, 2, 0]);
+        assert_eq!((packed.len(), packed.tokens(), packed.longest()), (3, 9, 4));
+    }
+
+    #[test]
+    fn runs_join_equal_lengths() {
+        let runs = batch(&[&[3], &[4, 5], &[6], &[7, 8]], 16).runs();
+        let expected = [(2, 4), (2, 3)].map(|(count, length)| Run { count, length });
+        assert_eq!(runs, expected);
+    }
+
+    #[test]
+    fn concat_equals_one_batch_of_all_sequences() {
+        let (a, b) = (
+            batch(&[&[3], &[4, 5]], 16),
+            batch(&[&[6], &[], &[7, 8, 9]], 16),
+        );
+        let all = batch(&[&[3], &[4, 5], &[6], &[], &[7, 8, 9]], 16);
+        assert_eq!(PackedBatch::concat(&a, &b), all);
+    }
+}

@@ -1,0 +1,94 @@
+//! Connecting to another service. Owns the transport settings every channel
+//! needs (connect timeout, HTTP/2 keep-alive) and the sentence for a service
+//! that does not answer. Once connected, a channel reconnects by itself.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::auth::{SendToken, Token};
+use crate::error::{Result, ServiceError, causes};
+use crate::listen::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
+use crate::retry::Backoff;
+
+/// A channel that sends the token, if any; what generated clients are built on.
+pub type ServiceChannel = InterceptedService<Channel, SendToken>;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The endpoint at `url` (`http://host:port`; the scheme may be left out).
+///
+/// # Errors
+/// If the address is malformed.
+pub fn endpoint(url: &str) -> Result<Endpoint> {
+    let full = if url.contains("://") {
+        url.to_string()
+    } else {
+        format!("http://{url}")
+    };
+    let refuse = |reason: String| ServiceError::Address {
+        url: url.to_string(),
+        reason,
+    };
+    let endpoint = Endpoint::from_shared(full).map_err(|e| refuse(causes(&e)))?;
+    match (endpoint.uri().scheme_str(), endpoint.uri().port()) {
+        (Some("http"), Some(_)) => {}
+        (Some("http"), None) => return Err(refuse("the port is missing".into())),
+        _ => return Err(refuse("only http:// is spoken".into())),
+    }
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(Duration::from_secs(60)))
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true))
+}
+
+/// Connects to `what` ("the coordinator") at `url`, or fails after one attempt.
+///
+/// # Errors
+/// [`ServiceError::Address`] or [`ServiceError::Unreachable`].
+pub async fn connect(what: &str, url: &str, token: Option<&Token>) -> Result<ServiceChannel> {
+    let channel = endpoint(url)?
+        .connect()
+        .await
+        .map_err(|e| ServiceError::Unreachable {
+            what: what.to_string(),
+            url: url.to_string(),
+            reason: causes(&e),
+        })?;
+    Ok(InterceptedService::new(channel, SendToken::new(token)))
+}
+
+/// Like [`connect`], but tries again until `patience` is spent: processes of a
+/// fleet start in any order.
+///
+/// # Errors
+/// The last attempt's.
+pub async fn connect_within(
+    what: &str,
+    url: &str,
+    token: Option<&Token>,
+    patience: Duration,
+) -> Result<ServiceChannel> {
+    let deadline = Instant::now() + patience;
+    let seed = u64::from(std::process::id());
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2), seed);
+    loop {
+        let error = match connect(what, url, token).await {
+            Err(error @ ServiceError::Unreachable { .. }) => error,
+            outcome => return outcome,
+        };
+        let pause = backoff.next_pause();
+        if Instant::now() + pause > deadline {
+            return Err(error);
+        }
+        if backoff.attempts() == 5 {
+            tracing::info!(%error, "still waiting");
+        }
+        tokio::time::sleep(pause).await;
+    }
+}

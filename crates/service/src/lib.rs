@@ -1,0 +1,22 @@
+//! What the three processes do alike: logging, signals, listening, connecting,
+//! bearer tokens, health, retry and their shared command-line options. Refuses
+//! everything else: no artifact, no corpus, no tensor.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod args;
+pub mod auth;
+pub mod channel;
+mod error;
+pub mod health;
+pub mod listen;
+pub mod port_file;
+pub mod retry;
+pub mod signals;
+pub mod telemetry;
+pub mod threads;
+
+pub use args::ServiceArgs;
+pub use auth::Token;
+pub use channel::ServiceChannel;
+pub use error::{Result, ServiceError};
+pub use tokio_util::sync::CancellationToken;

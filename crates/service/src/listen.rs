@@ -1,0 +1,71 @@
+//! Listening for gRPC calls. Owns binding with clear failures and the server's
+//! transport settings, the same for every service.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::error::{Result, ServiceError};
+
+/// How often an idle connection is probed, and how long an answer may take:
+/// without this a partition is never noticed.
+pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// See [`KEEP_ALIVE_INTERVAL`].
+pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Binds `addr` (port 0: a free one) and logs and returns the bound address.
+///
+/// # Errors
+/// [`ServiceError::PortInUse`], or [`ServiceError::Listen`] for an address that
+/// is not this machine's.
+pub async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+    let fail = |error: std::io::Error| match error.kind() {
+        ErrorKind::AddrInUse => ServiceError::PortInUse { addr },
+        _ => ServiceError::Listen {
+            addr,
+            reason: error.to_string(),
+        },
+    };
+    let listener = TcpListener::bind(addr).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    tracing::info!(addr = %bound, "listening");
+    Ok((listener, bound))
+}
+
+/// The listener's connections, as a tonic server takes them.
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(Duration::from_secs(60)))
+}
+
+/// A tonic server with this project's keep-alive.
+pub fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_named_and_port_zero_picks_a_free_one() {
+        let (_listener, bound) = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        assert_ne!(bound.port(), 0);
+        let error = bind(bound).await.unwrap_err();
+        assert!(matches!(error, ServiceError::PortInUse { .. }));
+        assert!(error.to_string().contains(&bound.to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_foreign_address_is_refused() {
+        let error = bind("192.0.2.1:0".parse().unwrap()).await.unwrap_err();
+        assert!(matches!(error, ServiceError::Listen { .. }), "{error}");
+    }
+}

@@ -1,0 +1,170 @@
+//! The command line of `quarry-inferencer`.
+
+use clap::Parser;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use tch::Device;
+
+/// Encode, index, search and mine for a run: pulls tasks from its coordinator
+/// until the run is finished. Start as many as there are machines or GPUs;
+/// each may come and go at any time.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "quarry-inferencer", version, after_long_help = AFTER_HELP)]
+pub struct Args {
+    /// Address of the run's coordinator, http://host:port
+    #[arg(long, value_name = "URL", env = "QUARRY_COORDINATOR")]
+    pub coordinator: String,
+
+    /// The run's artifact store: a folder, file:///, s3://, gs:// or az://
+    #[arg(long, value_name = "URL", env = "QUARRY_STORE")]
+    pub store: String,
+
+    /// Threads to compute with [default: all cores]
+    ///
+    /// Fixed for the life of the process, because the last bits of an embedding
+    /// depend on it. Two processes must not share cores: libtorch becomes
+    /// several times slower.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), env = "QUARRY_THREADS")]
+    pub threads: Option<u16>,
+
+    /// Folder for cached objects and the BM25 index; workers may share it
+    /// [default: $XDG_CACHE_HOME/quarry or ~/.cache/quarry]
+    #[arg(long, value_name = "DIR", env = "QUARRY_CACHE")]
+    pub cache: Option<PathBuf>,
+
+    /// Name of this worker in status and logs; must be unique
+    /// [default: host name, process id and a random part]
+    #[arg(long, value_name = "ID")]
+    pub name: Option<String>,
+
+    /// Where to compute: auto (a GPU if there is one), cpu or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// File with the bearer token to send to the coordinator
+    #[arg(long, value_name = "FILE", env = "QUARRY_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Address to serve grpc.health.v1 on, in plain text [default: none]
+    #[arg(long, value_name = "ADDR", env = "QUARRY_HEALTH_LISTEN")]
+    pub health_listen: Option<SocketAddr>,
+
+    /// Log one JSON object a line
+    #[arg(long, env = "QUARRY_LOG_JSON")]
+    pub log_json: bool,
+
+    /// Do one task and exit
+    #[arg(long)]
+    pub once: bool,
+}
+
+const AFTER_HELP: &str = "\
+On SIGTERM or SIGINT the lease is returned and the process exits with 0; it also \
+exits with 0 when the run is finished. A coordinator that is away is waited for: \
+a finished task is kept and delivered when it is back.
+
+Environment:
+  OMP_WAIT_POLICY=passive   set it when other processes share the machine: idle
+                            threads then sleep instead of spinning. It is read
+                            before the program starts (`quarry run` sets it).
+  RUST_LOG                  what to log, such as debug or quarry_inferencer=debug
+
+Example, one worker a GPU on a machine with two:
+  quarry-inferencer --coordinator http://head:7600 --store s3://bucket/run --device cuda:0 --threads 8
+  quarry-inferencer --coordinator http://head:7600 --store s3://bucket/run --device cuda:1 --threads 8";
+
+/// What `--device` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU, or the CPU if there is none.
+    Auto,
+    /// The CPU, also where there is a GPU.
+    Cpu,
+    /// This GPU and no other.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => (text.strip_prefix("cuda:").and_then(|n| n.parse().ok()))
+                .map(Self::Cuda)
+                .ok_or_else(|| "write auto, cpu or cuda:N".to_owned()),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// The device to compute on. Loads CUDA unless the CPU was asked for, so it
+    /// must come before any other use of libtorch.
+    ///
+    /// # Errors
+    /// If the GPU that was asked for is not there.
+    pub fn resolve(self) -> anyhow::Result<Device> {
+        if self == Self::Cpu {
+            return Ok(Device::Cpu);
+        }
+        let loaded = match quarry_torch_ext::load_cuda() {
+            Ok(loaded) => loaded,
+            Err(error) if self == Self::Auto => {
+                tracing::warn!(%error, "CUDA cannot be loaded; computing on the CPU");
+                false
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let count = if loaded {
+            tch::Cuda::device_count().unsigned_abs() as usize
+        } else {
+            0
+        };
+        match self {
+            Self::Cuda(n) if n < count => Ok(Device::Cuda(n)),
+            Self::Cuda(n) => anyhow::bail!(
+                "--device cuda:{n} is not there: this machine shows {count} GPUs to libtorch; give another device or cpu"
+            ),
+            Self::Auto if count > 0 => Ok(Device::Cuda(0)),
+            Self::Auto | Self::Cpu => Ok(Device::Cpu),
+        }
+    }
+}
+
+impl Args {
+    /// The cache folder.
+    #[must_use]
+    pub fn cache_folder(&self) -> PathBuf {
+        let under = |key, sub: &str| std::env::var_os(key).map(|dir| PathBuf::from(dir).join(sub));
+        self.cache
+            .clone()
+            .or_else(|| under("XDG_CACHE_HOME", "quarry"))
+            .or_else(|| under("HOME", ".cache/quarry"))
+            .unwrap_or_else(|| std::env::temp_dir().join("quarry-cache"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_options_are_consistent_and_devices_are_read() {
+        Args::command().debug_assert();
+        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
+        assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
+        for wrong in ["gpu", "cuda:", "cuda:x", "CPU", ""] {
+            assert!(
+                wrong
+                    .parse::<DeviceChoice>()
+                    .unwrap_err()
+                    .contains("cuda:N"),
+                "{wrong}"
+            );
+        }
+    }
+}

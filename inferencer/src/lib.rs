@@ -1,0 +1,33 @@
+//! The inferencer: encodes, indexes, searches and mines under leases.
+//!
+//! Owns: the worker's loop (`worker`), the thread that computes (`engine`), what
+//! it keeps between tasks (`workshop`) and one module a kind of task (`tasks`).
+//! Refuses: deciding what is to be done, or which generation is current; that is
+//! the coordinator's, and only references travel between the two.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod args;
+mod bm25;
+mod collection;
+mod depot;
+mod encoding;
+mod engine;
+mod error;
+mod link;
+mod models;
+mod patience;
+mod progress;
+mod start;
+mod tasks;
+mod worker;
+mod workshop;
+
+pub use args::{Args, DeviceChoice};
+pub use depot::Depot;
+pub use engine::{Engine, Perform};
+pub use error::TaskError;
+pub use link::{Acquired, Link};
+pub use progress::Progress;
+pub use start::run;
+pub use worker::{Ended, Worker};
+pub use workshop::Workshop;

@@ -1,0 +1,165 @@
+//! The coordinator as a worker sees it: acquire, heartbeat, complete, return.
+//!
+//! Owns: deadlines of calls and the conversion to domain types. Refuses:
+//! deciding what to do with an answer.
+
+use crate::patience::until_answered;
+use quarry_proto::v1::coordinator_client::CoordinatorClient;
+use quarry_proto::{Lease, TaskOutput, v1};
+use quarry_service::auth::SendToken;
+use quarry_service::channel::endpoint;
+use quarry_service::{ServiceChannel, ServiceError, Token};
+use std::time::Duration;
+use tonic::Status;
+
+/// How long the coordinator may hold an acquire call open.
+const LONG_POLL: Duration = Duration::from_secs(10);
+/// A call without an answer after this long (beyond the poll) has failed.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// One worker's connection to the coordinator; clones share the channel.
+#[derive(Clone)]
+pub struct Link {
+    client: CoordinatorClient<ServiceChannel>,
+    worker: String,
+}
+
+/// The coordinator's answer to a request for work.
+#[derive(Debug)]
+pub enum Acquired {
+    /// Work.
+    Lease(Box<Lease>),
+    /// No work yet.
+    Nothing,
+    /// No work ever again.
+    RunFinished,
+}
+
+impl Link {
+    /// A link for the worker called `worker`, unique to this process. Makes no
+    /// call: the coordinator may come later.
+    ///
+    /// # Errors
+    /// If `url` is no service address.
+    pub fn new(url: &str, token: Option<&Token>, worker: String) -> Result<Self, ServiceError> {
+        let channel = endpoint(url)?.connect_lazy();
+        let channel = ServiceChannel::new(channel, SendToken::new(token));
+        let client = CoordinatorClient::new(channel);
+        Ok(Self { client, worker })
+    }
+
+    /// Waits for work, outlasting an absent coordinator.
+    ///
+    /// # Errors
+    /// The coordinator's refusal, such as a wrong token.
+    pub async fn acquire(&self) -> Result<Acquired, Status> {
+        let answer = until_answered("acquire a lease", || {
+            let mut client = self.client.clone();
+            let request = v1::AcquireLeaseRequest {
+                worker: self.worker.clone(),
+                wait_ms: u32::try_from(LONG_POLL.as_millis()).unwrap_or(u32::MAX),
+            };
+            within(LONG_POLL + DEADLINE, async move {
+                client.acquire_lease(request).await
+            })
+        })
+        .await?;
+        if answer.run_finished {
+            return Ok(Acquired::RunFinished);
+        }
+        let Some(wire) = answer.lease else {
+            return Ok(Acquired::Nothing);
+        };
+        let (id, epoch) = (wire.id, wire.epoch);
+        match Lease::try_from(wire) {
+            Ok(lease) => Ok(Acquired::Lease(Box::new(lease))),
+            Err(error) => {
+                // A coordinator of another version; it must hear of it.
+                tracing::warn!(lease = id, %error, "returned a lease that cannot be read");
+                self.give_back(id, epoch, &error.to_string(), true).await?;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(Acquired::Nothing)
+            }
+        }
+    }
+
+    /// One attempt to keep `lease` alive; `true` means the task is cancelled.
+    ///
+    /// # Errors
+    /// The failure of the call, or the coordinator's refusal.
+    pub async fn heartbeat(&self, lease: &Lease, progress: f64) -> Result<bool, Status> {
+        let mut client = self.client.clone();
+        let request = v1::HeartbeatRequest {
+            worker: self.worker.clone(),
+            lease: lease.id,
+            epoch: lease.epoch,
+            progress,
+            generation: Some(lease.task.generation),
+            task: Some(lease.task.number),
+        };
+        let answer = within(DEADLINE, async move { client.heartbeat(request).await }).await?;
+        Ok(answer.cancelled)
+    }
+
+    /// Delivers a finished task, outlasting an absent coordinator; `false`
+    /// means that another attempt had won.
+    ///
+    /// # Errors
+    /// The coordinator's refusal.
+    pub async fn complete(&self, lease: &Lease, output: &TaskOutput) -> Result<bool, Status> {
+        let answer = until_answered("deliver a finished task", || {
+            let mut client = self.client.clone();
+            let request = v1::CompleteTaskRequest {
+                worker: self.worker.clone(),
+                lease: lease.id,
+                epoch: lease.epoch,
+                generation: lease.task.generation,
+                task: lease.task.number,
+                output: Some(output.clone().into()),
+            };
+            within(DEADLINE, async move { client.complete_task(request).await })
+        })
+        .await?;
+        Ok(answer.accepted)
+    }
+
+    /// Gives a lease back undone, outlasting an absent coordinator. `failed`
+    /// says that the task itself failed, as against a shutdown.
+    ///
+    /// # Errors
+    /// The coordinator's refusal.
+    pub async fn give_back(
+        &self,
+        lease: u64,
+        epoch: u64,
+        reason: &str,
+        failed: bool,
+    ) -> Result<(), Status> {
+        until_answered("return a lease", || {
+            let mut client = self.client.clone();
+            let request = v1::ReturnLeaseRequest {
+                worker: self.worker.clone(),
+                lease,
+                epoch,
+                reason: reason.to_owned(),
+                failed,
+            };
+            within(DEADLINE, async move { client.return_lease(request).await })
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "no answer in {} s",
+            limit.as_secs()
+        ))),
+    }
+}

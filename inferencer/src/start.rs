@@ -1,0 +1,119 @@
+//! From the command line to a working worker: store, run document, cache,
+//! engine, health.
+
+use crate::args::Args;
+use crate::depot::Depot;
+use crate::engine::Engine;
+use crate::link::Link;
+use crate::worker::{Ended, Worker};
+use crate::workshop::Workshop;
+use anyhow::Context;
+use quarry_artifacts::{RunDocument, Store};
+use quarry_recipe::Recipe;
+use quarry_service::health::Health;
+use quarry_service::{CancellationToken, Token, threads};
+use std::time::Duration;
+use tch::Device;
+use tokio::runtime::Handle;
+
+/// Pause between two looks for a run that is not there yet.
+const RUN_POLL: Duration = Duration::from_secs(1);
+
+/// Runs a worker until the run is finished or `shutdown` is cancelled.
+///
+/// # Errors
+/// One sentence: what cannot be used, where, and what to do.
+pub async fn run(
+    args: &Args,
+    device: Device,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Ended> {
+    let token = args.token_file.as_deref().map(Token::read).transpose()?;
+    let health = match args.health_listen {
+        Some(addr) => Some(Health::serve(addr, shutdown.clone()).await?),
+        None => None,
+    };
+    let name = args.name.clone().unwrap_or_else(unique_name);
+    let link = Link::new(&args.coordinator, token.as_ref(), name.clone())?;
+    let store = Store::open_existing(&args.store).await?;
+    let Some(document) = find_run(&store, &shutdown).await? else {
+        return Ok(Ended::Stopped);
+    };
+    let threads = args.threads.map_or_else(threads::available, usize::from);
+    let engine = engine(args, document, store, device, threads)?;
+    tracing::info!(
+        name,
+        ?device,
+        threads,
+        coordinator = args.coordinator,
+        "worker ready"
+    );
+    if let Some(health) = &health {
+        health.set_serving(true).await;
+    }
+    let worker = Worker::new(link, engine, args.once);
+    let ended = worker.run(&shutdown).await.map_err(|status| {
+        anyhow::anyhow!(
+            "the coordinator at {} refused this worker: {}; check --token-file and the versions of both",
+            args.coordinator,
+            status.message()
+        )
+    });
+    if let Some(health) = health {
+        health.set_serving(false).await;
+    }
+    ended
+}
+
+fn engine(
+    args: &Args,
+    document: RunDocument,
+    store: Store,
+    device: Device,
+    threads: usize,
+) -> anyhow::Result<Engine> {
+    let cache = args.cache_folder();
+    let recipe: Recipe = serde_json::from_value(document.recipe.clone())
+        .context("the recipe in run.json cannot be read by this version")?;
+    let bytes = (recipe.fleet.cache_gib.max(0.0) * f64::from(1 << 30)) as u64;
+    let depot = Depot::new(Handle::current(), store, &cache, bytes)?;
+    let shop = Workshop::new(document, depot, device, threads)?;
+    Engine::start(threads, shop).context("no thread to compute on")
+}
+
+/// The run in the store; waits for one, because a fleet may start before its
+/// run. `None` once `shutdown` is cancelled.
+async fn find_run(
+    store: &Store,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<RunDocument>> {
+    let mut said = false;
+    loop {
+        match RunDocument::read(store).await {
+            Ok(run) => return Ok(Some(run)),
+            Err(error) if error.is_not_found() || error.is_retryable() => {
+                if !said {
+                    tracing::warn!(%error, "no run in the store yet; waiting for one");
+                }
+                said = true;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(RUN_POLL) => {}
+        }
+    }
+}
+
+/// Host name, process id and a part that differs between restarts with the same id.
+fn unique_name() -> String {
+    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let host = match host.trim() {
+        "" => "worker",
+        name => name,
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let restart = now.map_or(0, |since| since.subsec_nanos() & 0xffff);
+    format!("{host}-{}-{restart:04x}", std::process::id())
+}

@@ -1,0 +1,142 @@
+//! From merged candidates to a block of negatives: the filter of the recipe,
+//! and a count of everything it dropped (law 8).
+
+use crate::collection::MappedCorpus;
+use crate::error::Result;
+use crate::tasks::stem;
+use crate::workshop::Workshop;
+use quarry_artifacts::layout;
+use quarry_corpus::{CandidateList, NegativesBlock, QuerySet};
+use quarry_index::{MiningFilter, mine};
+use quarry_proto::{Block, Role, Task, TaskOutput};
+use quarry_recipe::Recipe;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Where the scores of the candidates come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scores {
+    /// Inner products; every positive has its own.
+    Dense,
+    /// BM25; a positive that was not found has none, stored as 0.
+    Sparse,
+}
+
+/// The query's positives by row, each once.
+pub(super) fn positives(queries: &QuerySet, query: usize) -> Vec<u32> {
+    let mut rows: Vec<u32> = queries.positives(query).collect();
+    rows.sort_unstable();
+    rows.dedup();
+    rows
+}
+
+/// Candidates to search for, so that `depth` are left of any query in `range`
+/// when its positives are taken out.
+pub(super) fn depth(depth: usize, queries: &QuerySet, range: Range<usize>) -> usize {
+    let most = range.map(|query| positives(queries, query).len()).max();
+    depth + most.unwrap_or(0)
+}
+
+/// Filters `lists` and publishes the block with its counts.
+pub(super) fn publish(
+    shop: &Workshop,
+    task: &Task,
+    block: &Block,
+    corpus: &MappedCorpus,
+    lists: &[CandidateList],
+    scores: Scores,
+) -> Result<TaskOutput> {
+    let mut counts = Counts::default();
+    let kept = lists
+        .iter()
+        .map(|list| filter(&shop.recipe, corpus, list, scores, &mut counts))
+        .collect::<Result<Vec<_>>>()?;
+    let folder = layout::generation_negatives(task.generation);
+    let write = |path: &std::path::Path| NegativesBlock::write(path, &kept);
+    let object = shop.depot.publish(&folder, &stem(block), "arrow", write)?;
+    Ok(TaskOutput {
+        outputs: vec![(Role::Negatives, object)],
+        counts: counts.by_name(),
+        metrics: BTreeMap::new(),
+    })
+}
+
+fn filter(
+    recipe: &Recipe,
+    corpus: &MappedCorpus,
+    list: &CandidateList,
+    scores: Scores,
+    counts: &mut Counts,
+) -> Result<CandidateList> {
+    let mining = &recipe.mining;
+    let ratio = match scores {
+        Scores::Dense => mining.max_positive_ratio,
+        Scores::Sparse => mining.sparse_max_positive_ratio,
+    };
+    let filter = MiningFilter {
+        // As deep for this query in a block with other queries as alone.
+        depth: mining.depth + list.positives.len(),
+        skip: 0,
+        keep: mining.keep,
+        max_positive_ratio: (ratio > 0.0).then_some(ratio),
+        positive_margin: None,
+    };
+    let hash = |row| corpus.passages.text_hash(row);
+    let (mut kept, dropped) = match scores {
+        Scores::Dense => mine(list, hash, &filter)?,
+        Scores::Sparse => mine(&without_ceiling_of_missing(list), hash, &filter)?,
+    };
+    kept.positive_scores.clone_from(&list.positive_scores);
+    counts.candidates += list.rows.len().min(filter.depth) as u64;
+    counts.positives_masked += dropped.positives;
+    counts.text_duplicates += dropped.text_duplicates;
+    counts.above_positive += dropped.above_positive;
+    counts.kept += kept.rows.len() as u64;
+    counts.short_queries += u64::from(kept.rows.len() < recipe.train.negatives);
+    counts.empty_queries += u64::from(kept.rows.is_empty());
+    Ok(kept)
+}
+
+/// A positive that BM25 did not find sets no ceiling: the filter takes the
+/// lowest positive score, and only found ones are to count.
+fn without_ceiling_of_missing(list: &CandidateList) -> CandidateList {
+    let scores = list.positives.iter().zip(&list.positive_scores);
+    let found = |(row, score): (&u32, &f32)| {
+        if list.rows.contains(row) {
+            *score
+        } else {
+            f32::MAX
+        }
+    };
+    CandidateList {
+        positive_scores: scores.map(found).collect(),
+        ..list.clone()
+    }
+}
+
+/// What became of the candidates of a block.
+#[derive(Default)]
+struct Counts {
+    candidates: u64,
+    positives_masked: u64,
+    text_duplicates: u64,
+    above_positive: u64,
+    kept: u64,
+    short_queries: u64,
+    empty_queries: u64,
+}
+
+impl Counts {
+    fn by_name(&self) -> BTreeMap<String, u64> {
+        let named = [
+            ("candidates", self.candidates),
+            ("positives_masked", self.positives_masked),
+            ("text_duplicates", self.text_duplicates),
+            ("above_positive", self.above_positive),
+            ("kept", self.kept),
+            ("short_queries", self.short_queries),
+            ("empty_queries", self.empty_queries),
+        ];
+        named.map(|(name, count)| (name.to_owned(), count)).into()
+    }
+}

@@ -1,0 +1,226 @@
+//! The worker's loop: acquire a lease, do its task with heartbeats beside it,
+//! deliver the output, again.
+//!
+//! Keeps the rule that a finished output is never lost to a coordinator's
+//! restart: it is offered until somebody answers. Refuses: knowing what tasks do.
+
+use crate::engine::Engine;
+use crate::error::TaskError;
+use crate::link::{Acquired, Link};
+use crate::progress::Progress;
+use quarry_proto::{Lease, TaskOutput};
+use quarry_service::CancellationToken;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tonic::Status;
+
+/// How long a stopping worker tries to reach the coordinator, and how long it
+/// waits for the computing thread to notice.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Pause after a failed task; doubles with each failure in a row.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause after failed tasks.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Why the loop ended in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The coordinator has no more work, ever.
+    RunFinished,
+    /// The process was asked to stop; its lease was returned.
+    Stopped,
+    /// One task was done, as asked for with `--once`.
+    OneTask,
+}
+
+/// What became of one lease.
+enum Outcome {
+    Delivered,
+    Dropped,
+    Failed,
+    Stopped,
+}
+
+/// One worker: a link, an engine, a loop.
+pub struct Worker {
+    link: Link,
+    engine: Engine,
+    once: bool,
+}
+
+impl Worker {
+    /// A worker that computes with `engine`; with `once` it ends after one task.
+    #[must_use]
+    pub fn new(link: Link, engine: Engine, once: bool) -> Self {
+        Self { link, engine, once }
+    }
+
+    /// Works until the run is finished or `shutdown` is cancelled.
+    ///
+    /// # Errors
+    /// The coordinator's refusal to give this worker anything, such as a wrong token.
+    pub async fn run(&self, shutdown: &CancellationToken) -> Result<Ended, Status> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let acquired = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(Ended::Stopped),
+                acquired = self.link.acquire() => acquired?,
+            };
+            let lease = match acquired {
+                Acquired::RunFinished => return Ok(Ended::RunFinished),
+                Acquired::Nothing => continue,
+                Acquired::Lease(lease) => lease,
+            };
+            match self.work(&lease, shutdown).await {
+                Outcome::Stopped => return Ok(Ended::Stopped),
+                Outcome::Failed => {
+                    tokio::select! {
+                        () = shutdown.cancelled() => return Ok(Ended::Stopped),
+                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                    }
+                }
+                Outcome::Delivered | Outcome::Dropped => pause = FIRST_PAUSE,
+            }
+            if self.once {
+                return Ok(Ended::OneTask);
+            }
+        }
+    }
+
+    async fn work(&self, lease: &Lease, shutdown: &CancellationToken) -> Outcome {
+        let (generation, attempt) = (lease.task.generation, lease.attempt);
+        tracing::debug!(lease = lease.id, generation, attempt, work = %lease.task.work, "task begun");
+        let progress = Progress::default();
+        let heartbeats = Heartbeats::start(self.link.clone(), lease.clone(), progress.clone());
+        let mut task = pin!(self.engine.perform(lease.task.clone(), progress.clone()));
+        let result = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {
+                progress.cancel();
+                self.part(lease).await;
+                // libtorch must not be torn down under a running computation.
+                let _ = tokio::time::timeout(FAREWELL, task).await;
+                return Outcome::Stopped;
+            }
+            result = &mut task => result,
+        };
+        drop(heartbeats);
+        match result {
+            // Completed before the cancellation was noticed counts as cancelled too:
+            // the coordinator has said that it does not want it.
+            _ if progress.is_cancelled() => Outcome::Dropped,
+            Err(TaskError::Cancelled) => Outcome::Dropped,
+            Ok(output) => self.deliver(lease, &output, shutdown).await,
+            Err(error) => self.report(lease, &error, shutdown).await,
+        }
+    }
+
+    async fn deliver(
+        &self,
+        lease: &Lease,
+        output: &TaskOutput,
+        shutdown: &CancellationToken,
+    ) -> Outcome {
+        let delivered = tokio::select! {
+            biased;
+            delivered = self.link.complete(lease, output) => delivered,
+            () = grace(shutdown) => return Outcome::Stopped,
+        };
+        match delivered {
+            Ok(true) => return Outcome::Delivered,
+            Ok(false) => {
+                tracing::info!(work = %lease.task.work, "another attempt had already won");
+            }
+            Err(status) => {
+                let reason = status.message();
+                tracing::warn!(work = %lease.task.work, reason, "the coordinator refused the output");
+            }
+        }
+        Outcome::Dropped
+    }
+
+    async fn report(
+        &self,
+        lease: &Lease,
+        error: &TaskError,
+        shutdown: &CancellationToken,
+    ) -> Outcome {
+        let reason = error.to_string();
+        let returned = tokio::select! {
+            biased;
+            returned = self.link.give_back(lease.id, lease.epoch, &reason, true) => returned,
+            () = grace(shutdown) => return Outcome::Stopped,
+        };
+        if let Err(status) = returned {
+            let reason = status.message();
+            tracing::debug!(
+                lease = lease.id,
+                reason,
+                "the coordinator did not know the lease"
+            );
+        }
+        Outcome::Failed
+    }
+
+    /// Returns the lease before the process stops, if the coordinator is there.
+    async fn part(&self, lease: &Lease) {
+        let returned = self
+            .link
+            .give_back(lease.id, lease.epoch, "the worker is stopping", false);
+        match tokio::time::timeout(FAREWELL, returned).await {
+            Ok(Ok(())) => tracing::info!(work = %lease.task.work, "lease returned"),
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(work = %lease.task.work, "lease not returned; it will run out");
+            }
+        }
+    }
+}
+
+/// Completes some seconds after the shutdown was asked for.
+async fn grace(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(FAREWELL).await;
+}
+
+/// Heartbeats of one lease, until dropped.
+struct Heartbeats(JoinHandle<()>);
+
+impl Heartbeats {
+    fn start(link: Link, lease: Lease, progress: Progress) -> Self {
+        Self(tokio::spawn(beat(link, lease, progress)))
+    }
+}
+
+impl Drop for Heartbeats {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn beat(link: Link, lease: Lease, progress: Progress) {
+    let period = Duration::from_millis(u64::from(lease.duration_ms / 4).max(1));
+    let mut missed = false;
+    loop {
+        tokio::time::sleep(period).await;
+        match link.heartbeat(&lease, progress.fraction()).await {
+            Ok(true) => {
+                progress.cancel();
+                return;
+            }
+            Ok(false) => missed = false,
+            // The task goes on: its first completion wins, whoever holds the lease then.
+            Err(status) if !missed => {
+                missed = true;
+                let reason = status.message();
+                tracing::warn!(
+                    lease = lease.id,
+                    reason,
+                    "a heartbeat failed; the task goes on"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The worker's loop against a stub coordinator over real gRPC: heartbeats,
+//! cancellation, failure, shutdown, and a coordinator that restarts.
+#![allow(clippy::unwrap_used)]
+
+mod coordinator_stub;
+
+use coordinator_stub::{Script, Stub};
+use quarry_artifacts::{CheckpointRef, Digest, layout};
+use quarry_inferencer::{Ended, Engine, Link, Perform, Progress, TaskError, Worker};
+use quarry_proto::{Lease, Task, TaskOutput, Work};
+use quarry_service::{CancellationToken, Token};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tonic::{Code, Status};
+
+const STEP: Duration = Duration::from_millis(10);
+
+/// Does shard `n` in `n` steps of 10 ms; some numbers mean trouble.
+#[derive(Clone, Default)]
+struct Actor {
+    begun: Arc<AtomicUsize>,
+}
+
+const DAMAGED: u32 = 1001;
+const PANICS: u32 = 1002;
+
+impl Perform for Actor {
+    fn perform(&mut self, task: &Task, progress: &Progress) -> Result<TaskOutput, TaskError> {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let Work::EncodeShard { shard } = task.work else {
+            panic!("only shards are scripted")
+        };
+        match shard {
+            DAMAGED => return Err(TaskError::Refused("shard 1001 is damaged".to_owned())),
+            PANICS => panic!("out of luck\nwith a backtrace"),
+            _ => {}
+        }
+        progress.begin(shard as usize);
+        for _ in 0..shard {
+            std::thread::sleep(STEP);
+            progress.advance(1)?;
+        }
+        let counts = [("steps".to_owned(), u64::from(shard))].into();
+        Ok(TaskOutput {
+            counts,
+            ..TaskOutput::default()
+        })
+    }
+}
+
+fn lease(id: u64, shard: u32) -> quarry_proto::v1::Lease {
+    let digest = Digest::of(b"model");
+    let manifest = layout::checkpoint_manifest(0, &digest);
+    let checkpoint = CheckpointRef {
+        step: 0,
+        digest,
+        manifest,
+    };
+    let task = Task {
+        generation: 3,
+        number: shard,
+        checkpoint,
+        work: Work::EncodeShard { shard },
+    };
+    Lease {
+        id,
+        attempt: 1,
+        epoch: 1,
+        duration_ms: 200,
+        task,
+    }
+    .into()
+}
+
+struct Fixture {
+    script: Script,
+    stub: Option<Stub>,
+    addr: SocketAddr,
+    actor: Actor,
+    shutdown: CancellationToken,
+}
+
+impl Fixture {
+    fn new(leases: &[(u64, u32)]) -> Self {
+        let script = Script::default();
+        script.record().leases = leases.iter().map(|&(id, shard)| lease(id, shard)).collect();
+        let stub = Stub::start("127.0.0.1:0".parse().unwrap(), &script, None);
+        let addr = stub.addr;
+        Self {
+            script,
+            stub: Some(stub),
+            addr,
+            actor: Actor::default(),
+            shutdown: CancellationToken::new(),
+        }
+    }
+
+    fn start(&self) -> std::thread::JoinHandle<Result<Ended, Status>> {
+        let url = format!("http://{}", self.addr);
+        let (actor, shutdown) = (self.actor.clone(), self.shutdown.clone());
+        std::thread::spawn(move || run(&url, actor, &shutdown))
+    }
+
+    fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "waited too long until {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn begun(&self) -> usize {
+        self.actor.begun.load(Ordering::SeqCst)
+    }
+}
+
+fn run(url: &str, actor: Actor, shutdown: &CancellationToken) -> Result<Ended, Status> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let link = Link::new(url, None, "worker-a".to_owned()).unwrap();
+        let worker = Worker::new(link, Engine::start(1, actor).unwrap(), false);
+        worker.run(shutdown).await
+    })
+}
+
+#[test]
+fn a_task_is_done_with_heartbeats_beside_it_and_the_run_ends() {
+    let fixture = Fixture::new(&[(1, 40), (2, 1)]);
+    assert_eq!(fixture.start().join().unwrap().unwrap(), Ended::RunFinished);
+    let record = fixture.script.record();
+    let beats: Vec<f64> = record
+        .heartbeats
+        .iter()
+        .filter(|b| b.0 == 1)
+        .map(|b| b.1)
+        .collect();
+    // 400 ms of work, a beat each 50 ms.
+    assert!(beats.len() >= 3, "{beats:?}");
+    assert!(
+        beats.windows(2).all(|w| w[0] <= w[1]) && beats.iter().any(|b| *b > 0.3),
+        "{beats:?}"
+    );
+    let done: Vec<_> = record
+        .completed
+        .iter()
+        .map(|c| (c.lease, c.epoch, c.generation, c.task))
+        .collect();
+    assert_eq!(done, [(1, 1, 3, 40), (2, 1, 3, 1)]);
+    assert_eq!(
+        record.completed[0].output.as_ref().unwrap().counts["steps"],
+        40
+    );
+    assert_eq!(record.completed[0].worker, "worker-a");
+    assert!(record.returned.is_empty());
+}
+
+#[test]
+fn a_cancelled_task_stops_at_once_and_is_neither_delivered_nor_returned() {
+    let fixture = Fixture::new(&[(1, 5000), (2, 1)]);
+    fixture.script.record().cancel.push(1);
+    let started = Instant::now();
+    assert_eq!(fixture.start().join().unwrap().unwrap(), Ended::RunFinished);
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "50 s of work were not cut short"
+    );
+    let record = fixture.script.record();
+    assert_eq!(
+        record.completed.iter().map(|c| c.lease).collect::<Vec<_>>(),
+        [2]
+    );
+    assert!(record.returned.is_empty());
+}
+
+#[test]
+fn a_finished_output_outlives_a_restart_of_the_coordinator() {
+    let mut fixture = Fixture::new(&[(1, 60)]);
+    let worker = fixture.start();
+    fixture.wait_until("the task has begun", |f| f.begun() == 1);
+    drop(fixture.stub.take());
+    // The task ends meanwhile, and its delivery fails for a while.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(fixture.script.record().completed.is_empty());
+    fixture.stub = Some(Stub::start(fixture.addr, &fixture.script, None));
+    assert_eq!(worker.join().unwrap().unwrap(), Ended::RunFinished);
+    let record = fixture.script.record();
+    assert_eq!(record.completed.len(), 1);
+    assert_eq!(
+        record.completed[0].output.as_ref().unwrap().counts["steps"],
+        60
+    );
+}
+
+#[test]
+fn a_failed_task_is_returned_with_its_sentence_and_the_worker_goes_on() {
+    let fixture = Fixture::new(&[(1, DAMAGED), (2, PANICS), (3, 1)]);
+    assert_eq!(fixture.start().join().unwrap().unwrap(), Ended::RunFinished);
+    let record = fixture.script.record();
+    let returned: Vec<_> = record
+        .returned
+        .iter()
+        .map(|r| (r.lease, r.failed, r.reason.as_str()))
+        .collect();
+    assert_eq!(
+        returned,
+        [
+            (1, true, "shard 1001 is damaged"),
+            (2, true, "the computation failed: out of luck")
+        ]
+    );
+    assert_eq!(
+        record.completed.iter().map(|c| c.lease).collect::<Vec<_>>(),
+        [3]
+    );
+}
+
+#[test]
+fn a_stopping_worker_returns_its_lease() {
+    let fixture = Fixture::new(&[(1, 5000)]);
+    let worker = fixture.start();
+    fixture.wait_until("the task has begun", |f| f.begun() == 1);
+    fixture.shutdown.cancel();
+    assert_eq!(worker.join().unwrap().unwrap(), Ended::Stopped);
+    let record = fixture.script.record();
+    let returned: Vec<_> = record
+        .returned
+        .iter()
+        .map(|r| (r.lease, r.failed))
+        .collect();
+    assert_eq!(returned, [(1, false)]);
+    assert!(record.completed.is_empty());
+}
+
+#[test]
+fn a_worker_without_a_coordinator_stops_when_asked() {
+    let mut fixture = Fixture::new(&[]);
+    drop(fixture.stub.take());
+    let worker = fixture.start();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!worker.is_finished(), "an absent coordinator is waited for");
+    fixture.shutdown.cancel();
+    assert_eq!(worker.join().unwrap().unwrap(), Ended::Stopped);
+}
+
+#[test]
+fn a_wrong_token_ends_the_worker_with_the_coordinators_words() {
+    let script = Script::default();
+    let token = Token::new("correct-horse-battery").unwrap();
+    let stub = Stub::start("127.0.0.1:0".parse().unwrap(), &script, Some(token));
+    let status = run(&stub.url(), Actor::default(), &CancellationToken::new()).unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+}

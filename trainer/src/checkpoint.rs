@@ -1,0 +1,219 @@
+//! Checkpoints written behind the trainer's back.
+//!
+//! Owns: the copy of weights and moments (all that training stops for), and one
+//! background task that writes the folder and publishes it, manifest last. At
+//! most one is in flight: the copy of the weights exists once, and travels with
+//! the task. Refuses: overwriting anything, and stopping the run for a full disk.
+
+use crate::outbox::{Letter, Outbox};
+use crate::state::{FOLDER, OPTIMIZER, TrainerState};
+use crate::step::Learner;
+use anyhow::{Context, Result, ensure};
+use quarry_artifacts::{CheckpointOrigin, CheckpointRef, Store, publish_checkpoint};
+use quarry_model::DualEncoder;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tch::Tensor;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+/// Attempts to publish the last checkpoint of a process.
+const LAST_ATTEMPTS: u32 = 5;
+
+/// Writes and publishes checkpoints.
+pub struct Checkpointer {
+    runtime: Handle,
+    store: Store,
+    outbox: Arc<Outbox>,
+    work: PathBuf,
+    /// A second model that holds the copy; away while a checkpoint is in flight.
+    copy: Option<DualEncoder>,
+    in_flight: Option<JoinHandle<Outcome>>,
+    published: Option<CheckpointRef>,
+}
+
+/// The copy comes home, with what became of the checkpoint.
+struct Outcome {
+    copy: DualEncoder,
+    published: Result<CheckpointRef>,
+}
+
+/// What one checkpoint consists of, besides the copied weights.
+struct Parcel {
+    folder: PathBuf,
+    moments: Vec<(String, Tensor)>,
+    state: TrainerState,
+    last: bool,
+}
+
+impl Checkpointer {
+    /// A checkpointer whose folders are made in `work`; `copy` is a second
+    /// instance of the model on the CPU, whose weights do not matter.
+    #[must_use]
+    pub fn new(
+        runtime: &Handle,
+        store: Store,
+        outbox: Arc<Outbox>,
+        work: &Path,
+        copy: DualEncoder,
+    ) -> Self {
+        Self {
+            runtime: runtime.clone(),
+            store,
+            outbox,
+            work: work.to_owned(),
+            copy: Some(copy),
+            in_flight: None,
+            published: None,
+        }
+    }
+
+    /// The newest checkpoint this process has published.
+    #[must_use]
+    pub fn published(&self) -> Option<&CheckpointRef> {
+        self.published.as_ref()
+    }
+
+    /// Copies the model and begins to write it; `false` if the one before is
+    /// still being written, in which case nothing is done.
+    ///
+    /// # Errors
+    /// When libtorch refuses the copy.
+    pub fn begin(&mut self, learner: &Learner, state: TrainerState, last: bool) -> Result<bool> {
+        if self.in_flight.as_ref().is_some_and(|task| !task.is_finished()) {
+            tracing::info!(
+                step = state.step,
+                "the checkpoint before is still being written, so this one is left out"
+            );
+            return Ok(false);
+        }
+        self.settle()?;
+        let Some(copy) = self.copy.take() else {
+            return Ok(false);
+        };
+        let started = Instant::now();
+        copy_weights(learner.encoder(), &copy)?;
+        let parcel = Parcel {
+            folder: self.work.join(format!("step-{}", state.step)),
+            moments: learner.optimizer().snapshot(),
+            state,
+            last,
+        };
+        let copied_ms = started.elapsed().as_secs_f64() * 1e3;
+        tracing::debug!(step = parcel.state.step, copied_ms, "copied the weights");
+        let (store, outbox) = (self.store.clone(), Arc::clone(&self.outbox));
+        self.in_flight = Some(self.runtime.spawn(publish(store, outbox, copy, parcel)));
+        Ok(true)
+    }
+
+    /// Takes note of the checkpoint in flight, waiting for it. A failure is
+    /// logged: training goes on and tries again at the next one due.
+    ///
+    /// # Errors
+    /// Only if the writing task itself died.
+    pub fn settle(&mut self) -> Result<Option<anyhow::Error>> {
+        let Some(task) = self.in_flight.take() else {
+            return Ok(None);
+        };
+        let outcome = self.runtime.block_on(task);
+        let outcome = outcome.context("the task that writes checkpoints died; resume the run")?;
+        self.copy = Some(outcome.copy);
+        match outcome.published {
+            Ok(checkpoint) => {
+                self.published = Some(checkpoint);
+                Ok(None)
+            }
+            Err(error) => Ok(Some(error)),
+        }
+    }
+
+    /// Writes and publishes the last checkpoint of this process, and waits for it.
+    ///
+    /// # Errors
+    /// When the store refused it [`LAST_ATTEMPTS`] times.
+    pub fn last(&mut self, learner: &Learner, state: &TrainerState, complete: bool) -> Result<()> {
+        self.settle()?;
+        let mut pause = Duration::from_secs(1);
+        let mut attempt = 1;
+        loop {
+            self.begin(learner, state.clone(), complete)?;
+            match self.settle()? {
+                None => return Ok(()),
+                Some(error) if attempt == LAST_ATTEMPTS => {
+                    return Err(error).with_context(|| {
+                        format!("the last checkpoint, of step {}, could not be published", state.step)
+                    });
+                }
+                Some(_) => std::thread::sleep(pause),
+            }
+            attempt += 1;
+            pause *= 2;
+        }
+    }
+}
+
+fn copy_weights(from: &DualEncoder, to: &DualEncoder) -> Result<()> {
+    let _guard = tch::no_grad_guard();
+    let (from, to) = (from.parameters(), to.parameters());
+    ensure!(from.len() == to.len(), "the copy of the model has another number of tensors");
+    for (source, mut target) in from.into_iter().zip(to) {
+        ensure!(source.name == target.name, "the copy of the model has other tensors");
+        target.tensor.f_copy_(&source.tensor)?;
+    }
+    Ok(())
+}
+
+async fn publish(store: Store, outbox: Arc<Outbox>, copy: DualEncoder, parcel: Parcel) -> Outcome {
+    let (step, last) = (parcel.state.step, parcel.last);
+    let origin = CheckpointOrigin {
+        generation: parcel.state.active.as_ref().map(|active| active.generation),
+        created_unix: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |elapsed| elapsed.as_secs()),
+        ..CheckpointOrigin::default()
+    };
+    let folder = parcel.folder.clone();
+    let (copy, written) = tokio::task::block_in_place(|| {
+        let written = write_folder(&copy, &parcel);
+        (copy, written)
+    });
+    let published = match written {
+        Ok(()) => publish_checkpoint(&store, step, &folder, origin).await.map_err(Into::into),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = std::fs::remove_dir_all(&folder) {
+        tracing::debug!(folder = %folder.display(), %error, "could not remove a folder");
+    }
+    let published = published.map(|manifest| manifest.reference());
+    match &published {
+        Ok(checkpoint) => {
+            tracing::info!(step, digest = checkpoint.digest.short(), "published a checkpoint");
+            outbox.post(Letter::Checkpoint {
+                checkpoint: checkpoint.clone(),
+                last,
+            });
+        }
+        Err(error) => tracing::warn!(
+            step,
+            reason = format!("{error:#}"),
+            "could not publish a checkpoint, training goes on and tries again at the next one due"
+        ),
+    }
+    Outcome { copy, published }
+}
+
+fn write_folder(model: &DualEncoder, parcel: &Parcel) -> Result<()> {
+    let folder = &parcel.folder;
+    if folder.exists() {
+        std::fs::remove_dir_all(folder)?;
+    }
+    let trainer = folder.join(FOLDER);
+    std::fs::create_dir_all(&trainer)
+        .with_context(|| format!("cannot make the folder {}", trainer.display()))?;
+    model.save(folder)?;
+    let path = trainer.join(OPTIMIZER);
+    Tensor::write_safetensors(&parcel.moments, &path)
+        .with_context(|| format!("cannot write {}; free some disk", path.display()))?;
+    parcel.state.write(folder)
+}

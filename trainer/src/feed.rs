@@ -1,0 +1,171 @@
+//! The newest usable generation, ready before a step asks for it.
+//!
+//! Owns: the stream of activations (resumed after every break, so a coordinator
+//! may restart at any time) and the background download of negatives. The
+//! training loop only looks at a slot: no step waits for the network (law 5).
+//! Refuses: activations that do not rise (law 3) and generations that do not fit.
+
+use crate::dataset::Dataset;
+use crate::link::{Link, new_backoff, plain};
+use crate::negatives::{Activation, Negatives};
+use quarry_artifacts::{Cache, Store};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Where a generation's files come from and what they must fit.
+#[derive(Clone)]
+pub struct Source {
+    /// The store.
+    pub store: Store,
+    /// The local cache.
+    pub cache: Cache,
+    /// The data set of the run.
+    pub dataset: Arc<Dataset>,
+}
+
+impl Source {
+    /// Fetches one generation.
+    ///
+    /// # Errors
+    /// [`crate::negatives::NegativesError`].
+    pub async fn negatives(
+        &self,
+        activation: Activation,
+    ) -> Result<Negatives, crate::negatives::NegativesError> {
+        Negatives::fetch(&self.store, &self.cache, activation, &self.dataset).await
+    }
+}
+
+/// What the training loop may look at between two steps.
+#[derive(Clone, Default)]
+struct Slot {
+    ready: Option<Arc<Negatives>>,
+    /// Why the last generation could not be used, until a later one can.
+    refusal: Option<String>,
+}
+
+/// Holds the newest usable generation.
+pub struct Feed {
+    slot: watch::Receiver<Slot>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Feed {
+    /// Starts listening for activations after number `after`.
+    #[must_use]
+    pub fn start(runtime: &Handle, link: Link, source: Source, after: u64) -> Self {
+        let (announce, announced) = watch::channel(None);
+        let (offer, slot) = watch::channel(Slot::default());
+        let tasks = [
+            runtime.spawn(listen(link, after, announce)),
+            runtime.spawn(prepare(source, announced, offer)),
+        ];
+        Self { slot, tasks }
+    }
+
+    /// The newest usable generation if its activation is after number `after`.
+    /// Never waits.
+    #[must_use]
+    pub fn newer(&self, after: u64) -> Option<Arc<Negatives>> {
+        let ready = self.slot.borrow().ready.clone();
+        ready.filter(|negatives| negatives.activation().activation > after)
+    }
+
+    /// Why the newest generation was refused, if it was.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        self.slot.borrow().refusal.clone()
+    }
+
+    /// Waits until something happens, at most `limit`.
+    pub async fn changed(&mut self, limit: Duration) {
+        if let Ok(Err(_)) = tokio::time::timeout(limit, self.slot.changed()).await {
+            // The feed's tasks are gone, which only a shutdown does.
+            tokio::time::sleep(limit).await;
+        }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Keeps the newest activation in `announce`, outlasting the coordinator.
+async fn listen(link: Link, mut after: u64, announce: watch::Sender<Option<Activation>>) {
+    let mut backoff = new_backoff();
+    let mut away = false;
+    loop {
+        let ended = match link.watch(after).await {
+            Ok(mut stream) => loop {
+                match stream.next().await {
+                    Ok(Some(activation)) if activation.activation > after => {
+                        if std::mem::take(&mut away) {
+                            tracing::info!("the coordinator is back");
+                        }
+                        backoff.reset();
+                        after = activation.activation;
+                        announce.send_replace(Some(activation));
+                    }
+                    Ok(Some(activation)) => tracing::warn!(
+                        activation = activation.activation,
+                        after,
+                        "ignored an activation that does not rise"
+                    ),
+                    Ok(None) => break None,
+                    Err(status) => break Some(status),
+                }
+            },
+            Err(status) => Some(status),
+        };
+        if let Some(status) = ended
+            && !std::mem::replace(&mut away, true)
+        {
+            let reason = plain(&status).to_string();
+            tracing::warn!(reason, "lost the coordinator, training goes on and reconnects");
+        }
+        tokio::time::sleep(backoff.next_pause()).await;
+    }
+}
+
+/// Turns the newest activation into a usable generation.
+async fn prepare(
+    source: Source,
+    mut announced: watch::Receiver<Option<Activation>>,
+    offer: watch::Sender<Slot>,
+) {
+    while announced.changed().await.is_ok() {
+        let Some(activation) = announced.borrow_and_update().clone() else {
+            continue;
+        };
+        let number = activation.generation;
+        let mut backoff = new_backoff();
+        loop {
+            let error = match source.negatives(activation.clone()).await {
+                Ok(negatives) => {
+                    tracing::info!(generation = number, "negatives are ready");
+                    let ready = Some(Arc::new(negatives));
+                    offer.send_replace(Slot { ready, refusal: None });
+                    break;
+                }
+                Err(error) => error,
+            };
+            if !error.is_retryable() {
+                tracing::error!(generation = number, %error, "cannot use the new generation");
+                offer.send_modify(|slot| slot.refusal = Some(error.to_string()));
+                break;
+            }
+            tracing::warn!(generation = number, %error, "cannot fetch the new generation, trying again");
+            tokio::time::sleep(backoff.next_pause()).await;
+            if announced.has_changed().unwrap_or(true) {
+                break; // A newer one is due, or training is over.
+            }
+        }
+    }
+}

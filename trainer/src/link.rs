@@ -1,0 +1,181 @@
+//! The coordinator as a trainer sees it: announce, report, listen.
+//!
+//! Owns: deadlines of calls, patience with an absent coordinator, conversion to
+//! domain types. Refuses: deciding what to do with an answer, and bulk data.
+
+use crate::negatives::Activation;
+use anyhow::{Context, Result};
+use quarry_artifacts::CheckpointRef;
+use quarry_proto::v1;
+use quarry_proto::v1::coordinator_client::CoordinatorClient;
+use quarry_service::retry::Backoff;
+use std::future::Future;
+use std::time::Duration;
+use tonic::{Code, Response, Status, Streaming};
+
+/// A call without an answer after this long has failed.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Client of the coordinator's service over any authenticated channel.
+pub type Client = CoordinatorClient<quarry_service::ServiceChannel>;
+
+/// The trainer's connection to the coordinator; clones share the channel.
+#[derive(Clone)]
+pub struct Link {
+    client: Client,
+}
+
+/// Pauses between attempts: from 100 ms, doubling up to 5 s.
+#[must_use]
+pub fn new_backoff() -> Backoff {
+    let seed = u64::from(std::process::id());
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5), seed)
+}
+
+/// Whether the same call may succeed once the coordinator is back. Anything else
+/// is an answer, and it meant it.
+#[must_use]
+pub fn is_absence(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::Aborted
+            | Code::Internal
+            | Code::ResourceExhausted
+    )
+}
+
+impl Link {
+    /// A link over `client`.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Waits until the coordinator answers, at most `patience`.
+    ///
+    /// # Errors
+    /// Its refusal, or its absence.
+    pub async fn greet(&self, patience: Duration) -> Result<()> {
+        let started = tokio::time::Instant::now();
+        let mut backoff = new_backoff();
+        loop {
+            let mut client = self.client.clone();
+            let answer = within(async move { client.get_run(v1::GetRunRequest {}).await }).await;
+            match answer {
+                Ok(_) => return Ok(()),
+                Err(status) if is_absence(&status) && started.elapsed() < patience => {
+                    tokio::time::sleep(backoff.next_pause()).await;
+                }
+                Err(status) => {
+                    return Err(plain(&status)).with_context(|| {
+                        format!(
+                            "the coordinator did not answer within {} s; check --coordinator and that it runs",
+                            patience.as_secs()
+                        )
+                    });
+                }
+            }
+        }
+    }
+
+    /// Announces a complete checkpoint.
+    ///
+    /// # Errors
+    /// The failure of the call or the coordinator's refusal.
+    pub async fn publish_checkpoint(
+        &self,
+        checkpoint: &CheckpointRef,
+        last: bool,
+    ) -> Result<(), Status> {
+        let mut client = self.client.clone();
+        let request = v1::PublishCheckpointRequest {
+            checkpoint: Some(checkpoint.clone().into()),
+            r#final: last,
+        };
+        within(async move { client.publish_checkpoint(request).await }).await.map(|_| ())
+    }
+
+    /// Reports the first step that uses a generation.
+    ///
+    /// # Errors
+    /// The failure of the call or the coordinator's refusal.
+    pub async fn report_swap(&self, step: u64, activation: &Activation) -> Result<(), Status> {
+        let mut client = self.client.clone();
+        let request = v1::ReportSwapRequest {
+            step,
+            activation: activation.activation,
+            generation: activation.generation,
+            checkpoint_digest: activation.checkpoint.digest.to_string(),
+        };
+        within(async move { client.report_swap(request).await }).await.map(|_| ())
+    }
+
+    /// Says where the trainer is.
+    ///
+    /// # Errors
+    /// The failure of the call.
+    pub async fn report_progress(&self, progress: v1::ReportProgressRequest) -> Result<(), Status> {
+        let mut client = self.client.clone();
+        within(async move { client.report_progress(progress).await }).await.map(|_| ())
+    }
+
+    /// Activations after number `after`, as they happen.
+    ///
+    /// # Errors
+    /// The failure of the call or the coordinator's refusal.
+    pub async fn watch(&self, after: u64) -> Result<Activations, Status> {
+        let mut client = self.client.clone();
+        let request = v1::WatchGenerationsRequest {
+            after_activation: after,
+        };
+        let stream = within(async move { client.watch_generations(request).await }).await?;
+        Ok(Activations(stream))
+    }
+}
+
+/// The stream of activations.
+pub struct Activations(Streaming<v1::WatchGenerationsResponse>);
+
+impl Activations {
+    /// The next activation; `None` when the coordinator closed the stream.
+    ///
+    /// # Errors
+    /// A broken connection or a message that means nothing.
+    pub async fn next(&mut self) -> Result<Option<Activation>, Status> {
+        let Some(wire) = self.0.message().await? else {
+            return Ok(None);
+        };
+        let invalid = |reason: String| Status::invalid_argument(reason);
+        let missing = || invalid("message WatchGenerationsResponse lacks a reference".to_owned());
+        let checkpoint = wire.checkpoint.ok_or_else(missing)?;
+        let manifest = wire.manifest.ok_or_else(missing)?;
+        Ok(Some(Activation {
+            activation: wire.activation,
+            generation: wire.generation,
+            checkpoint: checkpoint.try_into().map_err(|e| invalid(format!("{e}")))?,
+            manifest: manifest.try_into().map_err(|e| invalid(format!("{e}")))?,
+        }))
+    }
+}
+
+/// A status as one sentence, without its debug form.
+#[must_use]
+pub fn plain(status: &Status) -> anyhow::Error {
+    anyhow::anyhow!("{}: {}", status.code(), status.message())
+}
+
+async fn within<T>(
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(DEADLINE, call).await {
+        Ok(answer) => answer.map(Response::into_inner),
+        Err(_) => {
+            let reason = format!("no answer in {} s", DEADLINE.as_secs());
+            Err(Status::deadline_exceeded(reason))
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What the coordinator must hear, delivered behind the trainer's back.
+//!
+//! Owns: an ordered queue of swaps and checkpoints, each repeated until it is
+//! answered, and the latest progress, which may be lost. Refuses: making a step
+//! wait (law 5).
+
+use crate::link::{Link, new_backoff, is_absence, plain};
+use crate::negatives::Activation;
+use anyhow::{Result, bail};
+use quarry_artifacts::CheckpointRef;
+use quarry_proto::v1::ReportProgressRequest;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::Status;
+
+/// Least time between two reports of progress.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// One line for the coordinator.
+#[derive(Debug)]
+pub enum Letter {
+    /// The first step that uses a generation.
+    Swap {
+        /// The step.
+        step: u64,
+        /// The generation's activation.
+        activation: Activation,
+    },
+    /// A complete checkpoint.
+    Checkpoint {
+        /// It.
+        checkpoint: CheckpointRef,
+        /// Whether the run is over.
+        last: bool,
+    },
+}
+
+enum Item {
+    Letter(Letter),
+    /// Answered when everything before it has been delivered or refused.
+    Flush(oneshot::Sender<Vec<String>>),
+}
+
+/// Delivers letters in order.
+pub struct Outbox {
+    letters: mpsc::UnboundedSender<Item>,
+    progress: watch::Sender<ReportProgressRequest>,
+}
+
+impl Outbox {
+    /// Starts the background delivery.
+    #[must_use]
+    pub fn start(runtime: &Handle, link: Link) -> Self {
+        let (letters, queue) = mpsc::unbounded_channel();
+        let (progress, latest) = watch::channel(ReportProgressRequest::default());
+        runtime.spawn(deliver_all(link.clone(), queue));
+        runtime.spawn(report_progress(link, latest));
+        Self { letters, progress }
+    }
+
+    /// Queues a letter.
+    pub fn post(&self, letter: Letter) {
+        // The task ends only with the outbox.
+        let _ = self.letters.send(Item::Letter(letter));
+    }
+
+    /// Replaces the progress to be reported next.
+    pub fn progress(&self, progress: ReportProgressRequest) {
+        self.progress.send_replace(progress);
+    }
+
+    /// Waits until every letter is delivered, at most `patience`.
+    ///
+    /// # Errors
+    /// What was refused, or that the coordinator stayed away.
+    pub async fn flush(&self, patience: Duration) -> Result<()> {
+        let (done, answered) = oneshot::channel();
+        let _ = self.letters.send(Item::Flush(done));
+        match tokio::time::timeout(patience, answered).await {
+            Ok(Ok(refused)) if refused.is_empty() => Ok(()),
+            Ok(Ok(refused)) => bail!("the coordinator refused: {}", refused.join("; ")),
+            Ok(Err(_)) | Err(_) => bail!(
+                "the coordinator stayed away for {} s and has not heard of the last checkpoint; start it, then run the trainer again with --resume",
+                patience.as_secs()
+            ),
+        }
+    }
+}
+
+async fn deliver_all(link: Link, mut queue: mpsc::UnboundedReceiver<Item>) {
+    let mut refused = Vec::new();
+    while let Some(item) = queue.recv().await {
+        match item {
+            Item::Letter(letter) => {
+                if let Err(status) = deliver(&link, &letter).await {
+                    let reason = plain(&status).to_string();
+                    tracing::error!(?letter, reason, "the coordinator refused a report");
+                    refused.push(reason);
+                }
+            }
+            Item::Flush(done) => {
+                let _ = done.send(std::mem::take(&mut refused));
+            }
+        }
+    }
+}
+
+/// Repeats one letter until the coordinator answers.
+async fn deliver(link: &Link, letter: &Letter) -> Result<(), Status> {
+    let mut backoff = new_backoff();
+    loop {
+        let answer = match letter {
+            Letter::Swap { step, activation } => link.report_swap(*step, activation).await,
+            Letter::Checkpoint { checkpoint, last } => {
+                link.publish_checkpoint(checkpoint, *last).await
+            }
+        };
+        match answer {
+            Err(status) if is_absence(&status) => tokio::time::sleep(backoff.next_pause()).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn report_progress(link: Link, mut latest: watch::Receiver<ReportProgressRequest>) {
+    while latest.changed().await.is_ok() {
+        let progress = *latest.borrow_and_update();
+        if let Err(status) = link.report_progress(progress).await {
+            tracing::debug!(reason = status.message(), "progress was not reported");
+        }
+        tokio::time::sleep(PROGRESS_EVERY).await;
+    }
+}

@@ -1,0 +1,238 @@
+//! A process's life: from the command line to the last checkpoint.
+//!
+//! Owns: the order in which the parts are built, and the end. Refuses: what
+//! happens in between, which is `training`.
+
+use crate::checkpoint::Checkpointer;
+use crate::dataset::Dataset;
+use crate::feed::{Feed, Source};
+use crate::hardware;
+use crate::link::{Client, Link};
+use crate::losses::Losses;
+use crate::negatives::Negatives;
+use crate::options::Options;
+use crate::order::total_steps;
+use crate::outbox::Outbox;
+use crate::pace::Pace;
+use crate::resume::{self, Resumed};
+use crate::schedule::LearningRate;
+use crate::state::TrainerState;
+use crate::step::Learner;
+use crate::swap::Active;
+use crate::training::Training;
+use crate::{loader::Framing, model};
+use anyhow::{Context, Result, bail};
+use quarry_artifacts::{Cache, CheckpointFiles, RunDocument, Store, fetch_checkpoint};
+use quarry_model::DualEncoder;
+use quarry_recipe::Recipe;
+use quarry_service::{CancellationToken, Token, channel, signals, threads};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tch::Device;
+use tokio::runtime::Runtime;
+
+/// How long a coordinator may take to appear when the trainer starts.
+const COORDINATOR_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Trains as the options say, until the last step or a signal.
+///
+/// # Errors
+/// One sentence: what failed, where, and what to do.
+pub fn run(options: &Options) -> Result<()> {
+    let runtime = threads::runtime("quarry-trainer", 2).context("cannot start threads")?;
+    let stop = {
+        let _context = runtime.enter();
+        signals::shutdown().context("cannot listen for signals")?
+    };
+    run_until(options, &runtime, &stop)
+}
+
+/// Trains on `runtime` until the last step or until `stop` is cancelled.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_until(options: &Options, runtime: &Runtime, stop: &CancellationToken) -> Result<()> {
+    let mut training = runtime.block_on(Start::open(options))?.training(options, runtime, stop)?;
+    training.run()?;
+    training.finish()
+}
+
+/// Everything that comes from outside, fetched.
+struct Start {
+    recipe: Recipe,
+    device: Device,
+    link: Link,
+    source: Source,
+    work: PathBuf,
+    /// The model to start from: the newest checkpoint's folder or the initial one's.
+    folder: PathBuf,
+    resumed: Option<Resumed>,
+}
+
+impl Start {
+    async fn open(options: &Options) -> Result<Self> {
+        let store = Store::open_existing(&options.store).await?;
+        let run = RunDocument::read(&store).await?;
+        let recipe: Recipe = serde_json::from_value(run.recipe.clone())
+            .context("run.json holds no recipe of this version; start a new run")?;
+        recipe.validate()?;
+        let cores = threads::available();
+        let threads = options
+            .threads
+            .map_or_else(|| recipe.fleet.threads_of_trainer(cores), usize::from);
+        let device = hardware::claim(options.device, threads)?;
+        let link = connect(options).await?;
+        let cache = Cache::new(options.cache_folder(), (recipe.fleet.cache_gib * f64::from(1 << 30)) as u64)?;
+        let work = fresh_work(cache.folder())?;
+        let dataset = Dataset::fetch(&store, &cache, &run.corpus, &recipe.data.train).await?;
+        let resumed = find_resumed(options.resume, &store, &cache, &work).await?;
+        let folder = match &resumed {
+            Some(resumed) => resumed.folder.clone(),
+            None => {
+                let (files, dest) = (CheckpointFiles::Model, work.join("initial"));
+                let manifest = &run.initial_checkpoint.manifest;
+                fetch_checkpoint(&store, &cache, manifest, files, &dest).await?
+            }
+        };
+        tracing::info!(
+            run = recipe.name,
+            queries = dataset.queries(),
+            passages = dataset.passages(),
+            ?device,
+            threads,
+            "opened the run"
+        );
+        let dataset = Arc::new(dataset);
+        let source = Source { store, cache, dataset };
+        Ok(Self { recipe, device, link, source, work, folder, resumed })
+    }
+
+    fn training(
+        mut self,
+        options: &Options,
+        runtime: &Runtime,
+        stop: &CancellationToken,
+    ) -> Result<Training> {
+        let (recipe, queries) = (self.recipe.clone(), self.source.dataset.queries());
+        let train = &recipe.train;
+        let total = total_steps(train.max_steps, train.epochs, queries, train.batch_size);
+        let outbox = Arc::new(Outbox::start(runtime.handle(), self.link.clone()));
+        let (mut learner, framing) = self.learner()?;
+        let mut active = Active::new(Vec::new());
+        let mut first = 0;
+        let mut after = 0;
+        if let Some(resumed) = self.resumed.take() {
+            first = resumed.state.step;
+            resumed.state.check(&TrainerState::new(&recipe, first, total, queries))?;
+            learner.optimizer_mut().restore(resumed.moments)?;
+            active = Active::new(resumed.state.swaps);
+            if let Some(activation) = resumed.state.active {
+                let found = runtime.block_on(self.source.negatives(activation.clone()));
+                after = activation_to_resume(found, first, &mut active, &outbox);
+            }
+            tracing::info!(step = first, total, generation = after, "resumed");
+        }
+        let copy = self.copy_of_model()?;
+        let store = self.source.store.clone();
+        let checkpointer =
+            Checkpointer::new(runtime.handle(), store, Arc::clone(&outbox), &self.work, copy);
+        Ok(Training {
+            rate: LearningRate::new(train.learning_rate, train.schedule, train.warmup_ratio, total),
+            pace: Pace::new(total, train.batch_size),
+            feed: Feed::start(runtime.handle(), self.link, self.source.clone(), after),
+            dataset: self.source.dataset,
+            losses: options.losses.as_deref().map(|path| Losses::open(path, first)).transpose()?,
+            losses_path: options.losses.as_ref().map(|path| path.display().to_string()),
+            stop_after: options.stop_after_step.unwrap_or(u64::MAX),
+            runtime: runtime.handle().clone(),
+            stop: stop.clone(),
+            step: first,
+            total,
+            recipe,
+            framing,
+            learner,
+            active,
+            outbox,
+            checkpointer,
+            loader: None,
+        })
+    }
+
+    fn learner(&self) -> Result<(Learner, Framing)> {
+        let encoder = model::load(&self.folder, &self.recipe, self.device)?;
+        let framing = model::framing(&self.folder, &self.recipe, &encoder)?;
+        Ok((Learner::new(encoder, &self.recipe, self.device), framing))
+    }
+
+    /// A second instance on the CPU, to hold the weights of a checkpoint in flight.
+    fn copy_of_model(&self) -> Result<DualEncoder> {
+        model::load(&self.folder, &self.recipe, Device::Cpu)
+    }
+}
+
+/// Activates the generation of the checkpoint, and returns its activation number.
+/// If the store no longer has it, the newest one will do, and that is said.
+fn activation_to_resume(
+    found: Result<Negatives, crate::negatives::NegativesError>,
+    step: u64,
+    active: &mut Active,
+    outbox: &Outbox,
+) -> u64 {
+    match found {
+        Ok(negatives) => {
+            active.activate(step, Arc::new(negatives), outbox);
+            active.activation()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the generation of the checkpoint cannot be had, going on with the newest");
+            0
+        }
+    }
+}
+
+async fn connect(options: &Options) -> Result<Link> {
+    let token = options.token_file.as_deref().map(Token::read).transpose()?;
+    let url = &options.coordinator;
+    let patience = COORDINATOR_PATIENCE;
+    let channel =
+        channel::connect_within("the coordinator", url, token.as_ref(), patience).await?;
+    let link = Link::new(Client::new(channel));
+    link.greet(patience).await?;
+    Ok(link)
+}
+
+/// The checkpoint to resume from. Without `--resume` a store that holds one is
+/// refused: the run would fork.
+async fn find_resumed(
+    wanted: bool,
+    store: &Store,
+    cache: &Cache,
+    work: &Path,
+) -> Result<Option<Resumed>> {
+    if !wanted {
+        if let Some(step) = resume::newest_step(store).await? {
+            bail!(
+                "the store {} already holds a checkpoint of step {step}; pass --resume to go on from it, or use a new store",
+                store.url()
+            );
+        }
+        return Ok(None);
+    }
+    let resumed = resume::newest(store, cache, work).await?;
+    if resumed.is_none() {
+        tracing::info!("there is no checkpoint to resume from yet, starting from the beginning");
+    }
+    Ok(resumed)
+}
+
+/// An empty folder of this process's own: its cache slot is locked.
+fn fresh_work(slot: &Path) -> Result<PathBuf> {
+    let work = slot.join("trainer");
+    if work.exists() {
+        std::fs::remove_dir_all(&work)
+            .with_context(|| format!("cannot clear {}", work.display()))?;
+    }
+    std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+    Ok(work)
+}

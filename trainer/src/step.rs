@@ -1,0 +1,182 @@
+//! One optimizer step: encode, contrast, differentiate, clip, update.
+//!
+//! Owns: the order of the operations of a step and the refusal of a step whose
+//! loss or gradient is not finite (law 8). Refuses: deciding what is in a batch,
+//! when to swap, and where anything is stored.
+
+use crate::loader::MicroBatch;
+use crate::optimizer::Optimizer;
+use crate::random::dropout_seed;
+use anyhow::Result;
+use quarry_model::loss::{Contrast, info_nce, pairwise_nll};
+use quarry_model::{Dropout, DualEncoder};
+use quarry_recipe::{Loss, Recipe};
+use tch::{Device, Tensor};
+use thiserror::Error;
+
+/// A step that must not change the weights.
+#[derive(Debug, Error, PartialEq)]
+#[error(
+    "step {step}: the {what} is {value}, so training stops before it reaches the weights; lower train.learning_rate, set train.clip_norm or train.precision = \"f32\", and start again from a checkpoint before it"
+)]
+pub struct NotFinite {
+    /// The step, from 0.
+    pub step: u64,
+    /// `loss` or `gradient norm`.
+    pub what: &'static str,
+    /// NaN or an infinity.
+    pub value: f64,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// Mean loss of the global batch, before the update.
+    pub loss: f64,
+    /// Global L2 norm of the gradients, before clipping.
+    pub grad_norm: f64,
+    /// Share of (query, negative) pairs masked as false negatives.
+    pub masked_fraction: f64,
+    /// False when nothing was left to contrast: the weights stayed as they were.
+    pub updated: bool,
+}
+
+/// The model in training.
+pub struct Learner {
+    encoder: DualEncoder,
+    optimizer: Optimizer,
+    device: Device,
+    seed: u64,
+    loss: Loss,
+    temperature: f64,
+    negatives: i64,
+    dropout: Option<Dropout>,
+}
+
+impl Learner {
+    /// Fresh optimizer state over the weights of `encoder`, which lies on `device`.
+    #[must_use]
+    pub fn new(encoder: DualEncoder, recipe: &Recipe, device: Device) -> Self {
+        let train = &recipe.train;
+        let dropout = Dropout {
+            hidden: train.dropout.hidden,
+            attention: train.dropout.attention,
+        };
+        Self {
+            optimizer: Optimizer::new(encoder.parameters(), train),
+            encoder,
+            device,
+            seed: recipe.seed,
+            loss: train.loss,
+            temperature: train.temperature,
+            negatives: train.negatives as i64,
+            dropout: (dropout.hidden > 0.0 || dropout.attention > 0.0).then_some(dropout),
+        }
+    }
+
+    /// The weights.
+    #[must_use]
+    pub fn encoder(&self) -> &DualEncoder {
+        &self.encoder
+    }
+
+    /// The optimizer's state.
+    #[must_use]
+    pub fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
+    /// The optimizer's state, to restore it.
+    pub fn optimizer_mut(&mut self) -> &mut Optimizer {
+        &mut self.optimizer
+    }
+
+    /// Trains on the micro-batches of `step` at learning rate `rate`.
+    ///
+    /// # Errors
+    /// [`NotFinite`], with the weights untouched; or a refusal by the model.
+    pub fn step(&mut self, step: u64, micros: &[MicroBatch], rate: f64) -> Result<StepReport> {
+        let masked: usize = micros.iter().map(|m| m.columns.false_negatives).sum();
+        let pairs: usize = micros.iter().map(|m| m.columns.pairs).sum();
+        let mut report = StepReport {
+            loss: 0.0,
+            grad_norm: 0.0,
+            masked_fraction: masked as f64 / pairs.max(1) as f64,
+            updated: pairs > masked,
+        };
+        if !report.updated {
+            return Ok(report);
+        }
+        self.optimizer.zero_gradients()?;
+        report.loss = self.gradients(step, micros)?;
+        finite(step, "loss", report.loss)?;
+        report.grad_norm = self.optimizer.clip_gradients()?;
+        finite(step, "gradient norm", report.grad_norm)?;
+        self.optimizer.step(rate)?;
+        Ok(report)
+    }
+
+    /// Accumulates the gradient of the global batch's mean loss, and returns that loss.
+    fn gradients(&self, step: u64, micros: &[MicroBatch]) -> Result<f64> {
+        let weights = self.micro_weights(micros);
+        let mut total: Option<Tensor> = None;
+        for (number, (micro, weight)) in micros.iter().zip(weights).enumerate() {
+            if weight == 0.0 {
+                continue;
+            }
+            tch::manual_seed(dropout_seed(self.seed, step, number as u64));
+            let loss = self.micro_loss(micro)?.f_mul_scalar(weight)?;
+            loss.f_backward()?;
+            let loss = loss.f_detach()?;
+            total = Some(match total {
+                Some(sum) => sum.f_add(&loss)?,
+                None => loss,
+            });
+        }
+        Ok(total.map_or(0.0, |sum| sum.double_value(&[])))
+    }
+
+    /// Each micro-batch's share of the global mean: InfoNCE is a mean over queries,
+    /// of which all micro-batches have equally many; the pairwise loss is a mean
+    /// over unmasked pairs, of which they have not.
+    fn micro_weights(&self, micros: &[MicroBatch]) -> Vec<f64> {
+        match self.loss {
+            Loss::InfoNce => vec![1.0 / micros.len() as f64; micros.len()],
+            Loss::Pairwise => {
+                let open = |m: &MicroBatch| m.columns.open_pairs() as f64;
+                let all: f64 = micros.iter().map(open).sum();
+                micros.iter().map(|m| open(m) / all).collect()
+            }
+        }
+    }
+
+    fn micro_loss(&self, micro: &MicroBatch) -> Result<Tensor> {
+        let columns = &micro.columns;
+        let (b, n) = (columns.queries.len() as i64, columns.width() as i64);
+        let pair = self.encoder.embed_pair(&micro.queries, &micro.passages, self.dropout)?;
+        let (queries, distinct) = pair;
+        let place = Tensor::from_slice(&columns.passage_of).f_to_device(self.device)?;
+        let passages = distinct.f_index_select(0, &place)?;
+        let targets = Tensor::from_slice(&columns.targets).f_to_device(self.device)?;
+        let masked = Tensor::from_slice(&columns.masked).f_view([b, n])?.f_to_device(self.device)?;
+        let contrast = Contrast {
+            queries: &queries,
+            passages: &passages,
+            targets: &targets,
+            masked: columns.masked.contains(&true).then_some(&masked),
+            temperature: self.temperature,
+        };
+        let output = match self.loss {
+            Loss::InfoNce => info_nce(&contrast)?,
+            Loss::Pairwise => pairwise_nll(&contrast, self.negatives)?,
+        };
+        Ok(output.loss)
+    }
+}
+
+fn finite(step: u64, what: &'static str, value: f64) -> Result<(), NotFinite> {
+    match value.is_finite() {
+        true => Ok(()),
+        false => Err(NotFinite { step, what, value }),
+    }
+}

@@ -1,0 +1,283 @@
+//! The training loop.
+//!
+//! Owns: what happens between two steps (swap, staleness, checkpoint, stop) and
+//! what is said about each step. Refuses: waiting for anything but the loader
+//! inside a step, and for anything at all between steps unless the recipe says so
+//! (law 5).
+
+use crate::checkpoint::Checkpointer;
+use crate::dataset::Dataset;
+use crate::feed::Feed;
+use crate::loader::{Framing, Loader, Ready};
+use crate::losses::{Losses, StepLine};
+use crate::outbox::Outbox;
+use crate::pace::Pace;
+use crate::schedule::LearningRate;
+use crate::state::TrainerState;
+use crate::step::{Learner, StepReport};
+use crate::swap::{Active, Verdict, verdict};
+use anyhow::{Context, Result, bail};
+use quarry_proto::v1::ReportProgressRequest;
+use quarry_recipe::Recipe;
+use quarry_service::CancellationToken;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// How often a wait is looked into and how often it is said.
+const LOOK: Duration = Duration::from_millis(200);
+const SAY: Duration = Duration::from_secs(10);
+/// How long the coordinator may take to hear of the last checkpoint.
+const FAREWELL: Duration = Duration::from_secs(30);
+
+/// A run in training.
+pub struct Training {
+    pub(crate) recipe: Recipe,
+    pub(crate) runtime: Handle,
+    pub(crate) stop: CancellationToken,
+    pub(crate) stop_after: u64,
+    /// The next step.
+    pub(crate) step: u64,
+    pub(crate) total: u64,
+    pub(crate) rate: LearningRate,
+    pub(crate) dataset: Arc<Dataset>,
+    pub(crate) framing: Framing,
+    pub(crate) learner: Learner,
+    pub(crate) feed: Feed,
+    pub(crate) active: Active,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) checkpointer: Checkpointer,
+    pub(crate) loader: Option<Loader>,
+    pub(crate) losses: Option<Losses>,
+    pub(crate) losses_path: Option<String>,
+    pub(crate) pace: Pace,
+}
+
+impl Training {
+    /// Trains until the last step, a signal or `--stop-after-step`.
+    ///
+    /// # Errors
+    /// A step that is not finite, or a part that failed for good.
+    pub fn run(&mut self) -> Result<()> {
+        self.wait_for_first()?;
+        while !self.stopped() {
+            let started = Instant::now();
+            let swapped = self.boundary()?;
+            if self.stopped() {
+                break; // The wait for a fresher generation was interrupted.
+            }
+            let waiting = Instant::now();
+            let ready = self.next_batch()?;
+            let idle = waiting.elapsed();
+            if swapped {
+                self.say_swap(started.elapsed());
+            }
+            let rate = self.rate.at(self.step);
+            let report = self.learner.step(self.step, &ready.micros, rate)?;
+            self.note(&ready, &report, started.elapsed(), idle);
+            self.step += 1;
+            if self.step.is_multiple_of(self.recipe.train.checkpoint_every) && !self.stopped() {
+                self.checkpointer.begin(&self.learner, self.state(), false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes the last checkpoint of this process and says good-bye.
+    ///
+    /// # Errors
+    /// When the checkpoint cannot be published or the coordinator not be told.
+    pub fn finish(mut self) -> Result<()> {
+        let complete = self.step >= self.total;
+        self.loader = None;
+        if self.step == 0 {
+            tracing::info!("stopped before the first step, so there is no checkpoint to write");
+            return Ok(());
+        }
+        self.checkpointer.last(&self.learner, &self.state(), complete)?;
+        self.runtime.block_on(self.outbox.flush(FAREWELL))?;
+        let step = self.step;
+        match complete {
+            true => tracing::info!(step, "training is complete"),
+            false => tracing::info!(step, "stopped, --resume goes on from here"),
+        }
+        Ok(())
+    }
+
+    fn stopped(&self) -> bool {
+        self.step >= self.total.min(self.stop_after) || self.stop.is_cancelled()
+    }
+
+    /// Waits for generation 0, and says so.
+    fn wait_for_first(&mut self) -> Result<()> {
+        if self.active.negatives().is_some() || self.stopped() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let mut said = None;
+        while !self.active.take_newer(self.step, &self.feed, &self.outbox) {
+            if self.stop.is_cancelled() {
+                return Ok(());
+            }
+            if let Some(refusal) = self.feed.refusal() {
+                bail!("there are no negatives to start with: {refusal}");
+            }
+            if said.is_none_or(|at: Instant| at.elapsed() >= SAY) {
+                said = Some(Instant::now());
+                let waited_s = started.elapsed().as_secs();
+                tracing::info!(waited_s, "waiting for the first generation of negatives");
+            }
+            self.runtime.block_on(self.feed.changed(LOOK));
+        }
+        let waited_s = started.elapsed().as_secs_f64();
+        let generation = self.generation();
+        tracing::info!(generation, waited_s, "the first generation is here, training begins");
+        Ok(())
+    }
+
+    /// What is decided between two steps. True if the generation changed.
+    fn boundary(&mut self) -> Result<bool> {
+        let mut swapped = self.active.take_newer(self.step, &self.feed, &self.outbox);
+        match verdict(&self.recipe.refresh, self.staleness()) {
+            Verdict::Fresh => {}
+            Verdict::Stale => {
+                let bound = self.recipe.refresh.max_staleness;
+                self.active.warn_of_staleness(self.step, bound);
+            }
+            Verdict::Wait => swapped |= self.wait_for_fresher()?,
+        }
+        if swapped {
+            self.loader = None;
+        }
+        Ok(swapped)
+    }
+
+    /// Blocks until the negatives are within `max_staleness`; law 5 wants it said.
+    fn wait_for_fresher(&mut self) -> Result<bool> {
+        let started = Instant::now();
+        let (mut swapped, mut said, mut wrote) = (false, None, false);
+        while verdict(&self.recipe.refresh, self.staleness()) == Verdict::Wait {
+            if self.stop.is_cancelled() {
+                return Ok(swapped);
+            }
+            if said.is_none_or(|at: Instant| at.elapsed() >= SAY) {
+                said = Some(Instant::now());
+                tracing::warn!(
+                    step = self.step,
+                    generation = self.generation(),
+                    staleness = self.staleness(),
+                    max_staleness = self.recipe.refresh.max_staleness,
+                    waited_s = started.elapsed().as_secs(),
+                    "training waits for fresher negatives"
+                );
+                // A generation can only come from a checkpoint: is there a fit one?
+                wrote = wrote && !self.checkpoint_failed()?;
+                if !wrote {
+                    wrote = self.offer_checkpoint()?;
+                }
+                self.outbox.progress(self.progress(0.0, 0.0, true));
+            }
+            self.runtime.block_on(self.feed.changed(LOOK));
+            swapped |= self.active.take_newer(self.step, &self.feed, &self.outbox);
+        }
+        let waited_s = started.elapsed().as_secs_f64();
+        let generation = self.generation();
+        tracing::warn!(step = self.step, generation, waited_s, "fresher negatives are here, training goes on");
+        Ok(swapped)
+    }
+
+    /// Publishes the present weights unless the coordinator already has a checkpoint
+    /// from which it may open the next generation. True once one is on its way.
+    fn offer_checkpoint(&mut self) -> Result<bool> {
+        self.checkpointer.settle()?;
+        let reach = self.recipe.refresh.every_steps.max(1);
+        let of_generation = self.step - self.staleness();
+        let published = self.checkpointer.published().map(|checkpoint| checkpoint.step);
+        if published.is_some_and(|step| step >= of_generation + reach) {
+            return Ok(true);
+        }
+        self.checkpointer.begin(&self.learner, self.state(), false)
+    }
+
+    fn checkpoint_failed(&mut self) -> Result<bool> {
+        Ok(self.checkpointer.settle()?.is_some())
+    }
+
+    fn next_batch(&mut self) -> Result<Ready> {
+        if self.loader.is_none() {
+            let negatives = self.active.negatives().context("no generation is active")?;
+            self.loader = Some(Loader::start(
+                &self.recipe,
+                Arc::clone(&self.dataset),
+                Arc::clone(negatives),
+                self.framing,
+                self.step..self.total,
+            )?);
+        }
+        self.loader.as_ref().context("the loader did not start")?.next()
+    }
+
+    fn say_swap(&self, cost: Duration) {
+        tracing::info!(
+            step = self.step,
+            generation = self.generation(),
+            staleness = self.staleness(),
+            swap_ms = cost.as_secs_f64() * 1e3,
+            "switched negatives"
+        );
+    }
+
+    fn note(&mut self, ready: &Ready, report: &StepReport, step: Duration, idle: Duration) {
+        let line = StepLine {
+            step: self.step,
+            loss: report.loss,
+            lr: self.rate.at(self.step),
+            grad_norm: report.grad_norm,
+            pairs_per_second: self.recipe.train.batch_size as f64 / step.as_secs_f64(),
+            step_ms: step.as_secs_f64() * 1e3,
+            generation: self.generation(),
+            staleness: self.staleness(),
+            masked_fraction: report.masked_fraction,
+            short: ready.short,
+            idle_ms: idle.as_secs_f64() * 1e3,
+        };
+        if !report.updated {
+            tracing::warn!(step = self.step, "no negative was left to contrast, so the weights stay as they are");
+        }
+        self.pace.note(&line);
+        if let Some(losses) = &mut self.losses {
+            losses.append(&line);
+        }
+        let mut progress = self.progress(line.loss, line.pairs_per_second, false);
+        progress.step += 1;
+        self.outbox.progress(progress);
+    }
+
+    fn progress(&self, loss: f64, pairs_per_second: f64, blocked: bool) -> ReportProgressRequest {
+        ReportProgressRequest {
+            step: self.step,
+            total_steps: self.total,
+            loss,
+            pairs_per_second,
+            generation: self.generation(),
+            blocked,
+        }
+    }
+
+    fn state(&self) -> TrainerState {
+        let queries = self.dataset.queries();
+        let mut state = TrainerState::new(&self.recipe, self.step, self.total, queries);
+        state.active = self.active.negatives().map(|n| n.activation().clone());
+        state.swaps = self.active.swaps().to_vec();
+        state.losses = self.losses_path.clone();
+        state
+    }
+
+    fn generation(&self) -> u64 {
+        self.active.negatives().map_or(0, |n| n.activation().generation)
+    }
+
+    fn staleness(&self) -> u64 {
+        self.active.negatives().map_or(0, |n| n.activation().staleness(self.step))
+    }
+}
