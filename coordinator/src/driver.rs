@@ -8,8 +8,8 @@ use crate::effects;
 use crate::log::{Log, LogError};
 use crate::narrate::Narrator;
 use crate::state::{
-    Announcement, Answer, Change, Effect, Event, LeaseKey, Rejected, Settings, SettingsError, State,
-    TaskKey, Timestamp,
+    Announcement, Answer, Change, Effect, Event, LeaseKey, Rejected, Settings, SettingsError,
+    State, TaskKey, Timestamp,
 };
 use quarry_artifacts::{RunDocument, Store};
 use quarry_proto::Lease;
@@ -153,7 +153,10 @@ struct Parked {
 #[derive(Default)]
 struct Turn {
     changes: Vec<Change>,
-    answers: Vec<(oneshot::Sender<Result<Answer, Rejected>>, Result<Answer, Rejected>)>,
+    answers: Vec<(
+        oneshot::Sender<Result<Answer, Rejected>>,
+        Result<Answer, Rejected>,
+    )>,
     effects: Vec<Effect>,
     inspections: Vec<Inspection>,
 }
@@ -163,7 +166,11 @@ impl Driver {
     ///
     /// # Errors
     /// [`DriverError`] if the run or its log cannot be used.
-    pub async fn start(store: Store, run: &RunDocument, writer: &str) -> Result<(Self, Handle), DriverError> {
+    pub async fn start(
+        store: Store,
+        run: &RunDocument,
+        writer: &str,
+    ) -> Result<(Self, Handle), DriverError> {
         let settings = Settings::from_run(run)?;
         let started = Instant::now();
         let mut attempt = 1;
@@ -183,7 +190,11 @@ impl Driver {
                 Err(error) => return Err(error.into()),
             }
         };
-        tracing::info!(epoch = state.run.epoch, records = log.last(), "took over the run");
+        tracing::info!(
+            epoch = state.run.epoch,
+            records = log.last(),
+            "took over the run"
+        );
         let (sender, requests) = mpsc::channel(BATCH);
         let (active, receiver) = watch::channel(state.run.announcement());
         let mut driver = Self {
@@ -247,7 +258,8 @@ impl Driver {
 
     /// Time passed; and some who waited may have hung up.
     fn at_tick(&mut self) -> Vec<Request> {
-        let hung_up = |(ticket, parked): (&u64, &Parked)| parked.reply.is_closed().then_some(*ticket);
+        let hung_up =
+            |(ticket, parked): (&u64, &Parked)| parked.reply.is_closed().then_some(*ticket);
         let abandoned: Vec<u64> = self.parked.iter().filter_map(hung_up).collect();
         let mut batch = Vec::new();
         for ticket in abandoned {
@@ -363,10 +375,12 @@ impl Driver {
                 self.jobs.spawn(effects::publish(store, manifest, objects));
             }
             Effect::CollectGeneration { generation, keep } => {
-                self.jobs.spawn(effects::collect_generation(store, generation, keep));
+                self.jobs
+                    .spawn(effects::collect_generation(store, generation, keep));
             }
             Effect::CollectCheckpoint { checkpoint } => {
-                self.jobs.spawn(effects::collect_checkpoint(store, checkpoint));
+                self.jobs
+                    .spawn(effects::collect_checkpoint(store, checkpoint));
             }
             Effect::WorkerJoined { worker } => tracing::info!(worker, "worker joined"),
             Effect::WorkerVanished { worker } => tracing::info!(worker, "worker vanished"),
@@ -391,7 +405,12 @@ impl Driver {
         let Some(worker) = self.answer_work(ticket, answer) else {
             return;
         };
-        tracing::debug!(worker, generation = task.generation, task = task.number, "worker hung up");
+        tracing::debug!(
+            worker,
+            generation = task.generation,
+            task = task.number,
+            "worker hung up"
+        );
         let event = Event::LeaseReturned {
             worker,
             lease: key,

@@ -26,7 +26,12 @@ pub async fn publish(
     let outcome = async {
         let paths = missing(&store, objects).await?;
         if !paths.is_empty() {
-            tracing::warn!(generation, objects = paths.len(), first = paths[0], "objects are missing or short");
+            tracing::warn!(
+                generation,
+                objects = paths.len(),
+                first = paths[0],
+                "objects are missing or short"
+            );
             return Ok(Event::ObjectsMissing { generation, paths });
         }
         let manifest = manifest.publish(&store).await?;

@@ -96,7 +96,8 @@ impl Coordinator for Service {
         request: Request<v1::PublishCheckpointRequest>,
     ) -> Reply<v1::PublishCheckpointResponse> {
         let message = request.into_inner();
-        let missing = || ConversionError::new("PublishCheckpointRequest", "checkpoint", "is missing");
+        let missing =
+            || ConversionError::new("PublishCheckpointRequest", "checkpoint", "is missing");
         let checkpoint = message.checkpoint.ok_or_else(missing).map_err(malformed)?;
         let checkpoint = CheckpointRef::try_from(checkpoint).map_err(malformed)?;
         self.check(&checkpoint).await?;
@@ -149,7 +150,11 @@ impl Coordinator for Service {
                 id: message.lease,
             },
             task: task.map(|(generation, number)| TaskKey { generation, number }),
-            progress: if message.progress.is_finite() { message.progress } else { 0.0 },
+            progress: if message.progress.is_finite() {
+                message.progress
+            } else {
+                0.0
+            },
         };
         let cancelled = self.report(event).await? == Answer::Beat { cancelled: true };
         Ok(Response::new(v1::HeartbeatResponse { cancelled }))
@@ -237,7 +242,10 @@ impl Coordinator for Service {
         &self,
         _: Request<v1::ListGenerationsRequest>,
     ) -> Reply<v1::ListGenerationsResponse> {
-        let list = self.handle.inspect(|state, _| status::generations(state)).await;
+        let list = self
+            .handle
+            .inspect(|state, _| status::generations(state))
+            .await;
         Ok(Response::new(list.map_err(refusal)?))
     }
 
@@ -245,7 +253,9 @@ impl Coordinator for Service {
         let generation = request.into_inner().generation;
         let answer = self.report(Event::RollbackRequested { generation }).await?;
         let Answer::Activated { activation } = answer else {
-            return Err(Status::internal("a rollback was answered without an activation"));
+            return Err(Status::internal(
+                "a rollback was answered without an activation",
+            ));
         };
         Ok(Response::new(v1::RollbackResponse { activation }))
     }

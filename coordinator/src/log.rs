@@ -47,13 +47,17 @@ struct Snapshot {
 #[derive(Debug, Error)]
 pub enum LogError {
     /// Another coordinator took over (law 6).
-    #[error("log record {sequence} was written by another coordinator, so this one must stop; keep one coordinator to a store")]
+    #[error(
+        "log record {sequence} was written by another coordinator, so this one must stop; keep one coordinator to a store"
+    )]
     Fenced {
         /// The record.
         sequence: u64,
     },
     /// The log holds what no coordinator of this version writes.
-    #[error("log record {path} is damaged: {reason}; restore it from a backup, or begin the run in a new store")]
+    #[error(
+        "log record {path} is damaged: {reason}; restore it from a backup, or begin the run in a new store"
+    )]
     Damaged {
         /// Path in the store.
         path: String,
@@ -183,7 +187,9 @@ async fn read(store: &Store, sequence: u64) -> Result<Record, LogError> {
     let record: Record = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
     if (record.version, record.sequence) != (VERSION, sequence) {
         let (version, number) = (record.version, record.sequence);
-        return Err(damaged(format!("it says it is record {number} of version {version}")));
+        return Err(damaged(format!(
+            "it says it is record {number} of version {version}"
+        )));
     }
     Ok(record)
 }

@@ -31,13 +31,14 @@ pub async fn serve(address: &str, args: &ServiceArgs, shutdown: CancellationToke
     if let Some(health) = &health {
         health.set_serving(true).await;
     }
-    let service = CoordinatorServer::with_interceptor(
-        Service::new(handle, store),
-        RequireToken::new(token),
-    );
+    let service =
+        CoordinatorServer::with_interceptor(Service::new(handle, store), RequireToken::new(token));
     let server = listen::server()
         .add_service(service)
-        .serve_with_incoming_shutdown(listen::incoming(listener), shutdown.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(
+            listen::incoming(listener),
+            shutdown.clone().cancelled_owned(),
+        );
     // When the driver goes, waiting calls and open streams end, so that the
     // server can stop too.
     let drive = async {

@@ -7,7 +7,9 @@ use quarry_proto::v1;
 #[must_use]
 pub fn overview(state: &State, now: Timestamp) -> v1::GetRunResponse {
     let run = &state.run;
-    let active = run.active().map(|(generation, published)| summary(state, generation, published));
+    let active = run
+        .active()
+        .map(|(generation, published)| summary(state, generation, published));
     v1::GetRunResponse {
         name: state.settings.recipe.name.clone(),
         epoch: run.epoch,
@@ -33,12 +35,20 @@ pub fn generations(state: &State) -> v1::ListGenerationsResponse {
         checkpoint_digest: swap.checkpoint.to_string(),
     };
     v1::ListGenerationsResponse {
-        generations: run.published.iter().map(|(n, g)| summary(state, *n, g)).collect(),
+        generations: run
+            .published
+            .iter()
+            .map(|(n, g)| summary(state, *n, g))
+            .collect(),
         swaps: run.swaps.iter().map(swap).collect(),
     }
 }
 
-fn summary(state: &State, generation: u64, published: &PublishedGeneration) -> v1::GenerationSummary {
+fn summary(
+    state: &State,
+    generation: u64,
+    published: &PublishedGeneration,
+) -> v1::GenerationSummary {
     v1::GenerationSummary {
         generation,
         kind: published.kind.to_string(),
@@ -70,7 +80,9 @@ fn open(state: &State, now: Timestamp) -> Option<v1::OpenGeneration> {
     let stage = board
         .stages()
         .find(|(_, done, all)| done < all)
-        .map_or("publish".to_owned(), |(kind, done, all)| format!("{kind} {done}/{all}"));
+        .map_or("publish".to_owned(), |(kind, done, all)| {
+            format!("{kind} {done}/{all}")
+        });
     Some(v1::OpenGeneration {
         generation: open.generation,
         checkpoint: Some(open.checkpoint.clone().into()),
@@ -103,7 +115,11 @@ fn eta_seconds(state: &State, now: Timestamp) -> Option<f64> {
 
 fn workers(state: &State, now: Timestamp) -> Vec<v1::WorkerStatus> {
     let status = |(worker, seen): (&String, &Timestamp)| {
-        let held = state.fleet.leases.values().find(|held| held.worker == *worker);
+        let held = state
+            .fleet
+            .leases
+            .values()
+            .find(|held| held.worker == *worker);
         let work = held.and_then(|held| Some((held, state.board.as_ref()?)));
         v1::WorkerStatus {
             worker: worker.clone(),

@@ -49,7 +49,32 @@ pub enum TaskError {
     },
 }
 
+impl TaskError {
+    /// Whether the task itself failed, as against a store that was away for a
+    /// while: that says nothing about the task, which any worker may try again.
+    #[must_use]
+    pub fn blames_task(&self) -> bool {
+        !matches!(self, Self::Artifact(error) if error.is_retryable())
+    }
+}
+
 /// Shorthand for [`TaskError::Refused`].
 pub(crate) fn refuse<T>(sentence: impl Into<String>) -> Result<T> {
     Err(TaskError::Refused(sentence.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_away_does_not_blame_the_task() {
+        let away = ArtifactError::Unavailable {
+            url: "s3://bucket".to_owned(),
+            path: "run.json".to_owned(),
+            reason: "timeout".to_owned(),
+        };
+        assert!(!TaskError::from(away).blames_task());
+        assert!(TaskError::Refused("a NaN".to_owned()).blames_task());
+    }
 }

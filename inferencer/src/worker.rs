@@ -129,16 +129,19 @@ impl Worker {
             () = grace(shutdown) => return Outcome::Stopped,
         };
         match delivered {
-            Ok(true) => return Outcome::Delivered,
+            Ok(true) => Outcome::Delivered,
             Ok(false) => {
                 tracing::info!(work = %lease.task.work, "another attempt had already won");
+                Outcome::Dropped
             }
+            // Returned, or the task would be held until the lease runs out.
             Err(status) => {
-                let reason = status.message();
-                tracing::warn!(work = %lease.task.work, reason, "the coordinator refused the output");
+                let reason = format!("the coordinator refused the output: {}", status.message());
+                tracing::warn!(work = %lease.task.work, "{reason}");
+                self.report(lease, &TaskError::Refused(reason), shutdown)
+                    .await
             }
         }
-        Outcome::Dropped
     }
 
     async fn report(
@@ -147,10 +150,10 @@ impl Worker {
         error: &TaskError,
         shutdown: &CancellationToken,
     ) -> Outcome {
-        let reason = error.to_string();
+        let (reason, failed) = (error.to_string(), error.blames_task());
         let returned = tokio::select! {
             biased;
-            returned = self.link.give_back(lease.id, lease.epoch, &reason, true) => returned,
+            returned = self.link.give_back(lease.id, lease.epoch, &reason, failed) => returned,
             () = grace(shutdown) => return Outcome::Stopped,
         };
         if let Err(status) = returned {

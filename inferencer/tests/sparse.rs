@@ -126,24 +126,25 @@ fn negatives_equal_the_formula() {
 
 #[test]
 fn a_positive_that_was_not_found_sets_no_ceiling() {
-    let mut tiny = TinyRun::new(|r| r.mining.sparse_max_positive_ratio = 0.95);
-    let output = tiny
-        .perform(Work::MineSparse {
-            block: train(),
-            evaluate: false,
-        })
-        .unwrap();
-    let block =
-        NegativesBlock::open(&tiny.local(output.of(Role::Negatives).next().unwrap())).unwrap();
-    // Query 1's second positive, passage 33, need not share its words.
+    let ratio = 0.5;
+    let mut tiny = TinyRun::new(|r| r.mining.sparse_max_positive_ratio = ratio);
+    let work = Work::MineSparse {
+        block: train(),
+        evaluate: false,
+    };
+    let output = tiny.perform(work).unwrap();
+    let object = output.of(Role::Negatives).next().unwrap();
+    let block = NegativesBlock::open(&tiny.local(object)).unwrap();
+    // Query 1 has two positives; the second shares no word with it.
     let found: Vec<f32> = block
         .positive_scores(1)
         .iter()
         .copied()
         .filter(|s| *s > 0.0)
         .collect();
-    assert!(!found.is_empty() && !block.negatives(1).is_empty());
-    let ceiling = found.iter().copied().fold(f32::MAX, f32::min) * 0.95;
+    assert_eq!((block.positives(1).len(), found.len()), (2, 1));
+    let ceiling = found[0] * ratio;
+    assert!(!block.negatives(1).is_empty());
     assert!(
         block.scores(1).iter().all(|score| *score < ceiling),
         "{ceiling} {:?}",

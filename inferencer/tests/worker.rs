@@ -2,6 +2,7 @@
 //! cancellation, failure, shutdown, and a coordinator that restarts.
 #![allow(clippy::unwrap_used)]
 
+#[allow(dead_code)] // Each test file uses its part.
 mod coordinator_stub;
 
 use coordinator_stub::{Script, Stub};
@@ -130,12 +131,10 @@ fn a_task_is_done_with_heartbeats_beside_it_and_the_run_ends() {
     let fixture = Fixture::new(&[(1, 40), (2, 1)]);
     assert_eq!(fixture.start().join().unwrap().unwrap(), Ended::RunFinished);
     let record = fixture.script.record();
-    let beats: Vec<f64> = record
-        .heartbeats
-        .iter()
-        .filter(|b| b.0 == 1)
-        .map(|b| b.1)
-        .collect();
+    let first = || record.heartbeats.iter().filter(|b| b.lease == 1);
+    let beats: Vec<f64> = first().map(|b| b.progress).collect();
+    // With the task's name a restarted coordinator can take the lease over.
+    assert!(first().all(|b| (b.epoch, b.generation, b.task) == (1, Some(3), Some(40))));
     // 400 ms of work, a beat each 50 ms.
     assert!(beats.len() >= 3, "{beats:?}");
     assert!(
@@ -214,6 +213,23 @@ fn a_failed_task_is_returned_with_its_sentence_and_the_worker_goes_on() {
         record.completed.iter().map(|c| c.lease).collect::<Vec<_>>(),
         [3]
     );
+}
+
+#[test]
+fn a_refused_output_gives_the_lease_back_as_failed() {
+    let fixture = Fixture::new(&[(1, 1), (2, 1)]);
+    fixture.script.record().refuse.push(1);
+    assert_eq!(fixture.start().join().unwrap().unwrap(), Ended::RunFinished);
+    let record = fixture.script.record();
+    let returned: Vec<_> = record
+        .returned
+        .iter()
+        .map(|r| (r.lease, r.failed))
+        .collect();
+    assert_eq!(returned, [(1, true)]);
+    let reason = &record.returned[0].reason;
+    assert!(reason.ends_with("it gave no object"), "{reason}");
+    assert_eq!(record.completed.len(), 1);
 }
 
 #[test]

@@ -151,8 +151,7 @@ impl Batches {
             [] => Err(NoPositive { query }),
             [only] => Ok(*only),
             several => {
-                let mut stream =
-                    Stream::new(self.seed, Purpose::Positive, step, u64::from(query));
+                let mut stream = Stream::new(self.seed, Purpose::Positive, step, u64::from(query));
                 Ok(several[stream.below(several.len() as u64) as usize])
             }
         }
@@ -208,7 +207,11 @@ impl Groups {
         }
         let (passages, passage_of) = distinct(&self.rows);
         Columns {
-            pairs: if in_batch { b * (n - 1) } else { n - b - padding },
+            pairs: if in_batch {
+                b * (n - 1)
+            } else {
+                n - b - padding
+            },
             queries: self.queries,
             passages,
             passage_of,
@@ -223,13 +226,19 @@ impl Groups {
     fn false_negatives(&self, judgements: &dyn Judgements) -> BTreeSet<(usize, usize)> {
         let mut columns_of_text: HashMap<u64, Vec<usize>> = HashMap::new();
         for (column, &row) in self.rows.iter().enumerate() {
-            columns_of_text.entry(judgements.text_hash(row)).or_default().push(column);
+            columns_of_text
+                .entry(judgements.text_hash(row))
+                .or_default()
+                .push(column);
         }
         let mut found = BTreeSet::new();
         for (at, &query) in self.queries.iter().enumerate() {
             for positive in judgements.positives(query) {
                 let equal = columns_of_text.get(&judgements.text_hash(positive));
-                let others = equal.into_iter().flatten().filter(|c| **c as i64 != self.targets[at]);
+                let others = equal
+                    .into_iter()
+                    .flatten()
+                    .filter(|c| **c as i64 != self.targets[at]);
                 found.extend(others.map(|&column| (at, column)));
             }
         }

@@ -81,7 +81,11 @@ impl Checkpointer {
     /// # Errors
     /// When libtorch refuses the copy.
     pub fn begin(&mut self, learner: &Learner, state: TrainerState, last: bool) -> Result<bool> {
-        if self.in_flight.as_ref().is_some_and(|task| !task.is_finished()) {
+        if self
+            .in_flight
+            .as_ref()
+            .is_some_and(|task| !task.is_finished())
+        {
             tracing::info!(
                 step = state.step,
                 "the checkpoint before is still being written, so this one is left out"
@@ -142,7 +146,10 @@ impl Checkpointer {
                 None => return Ok(()),
                 Some(error) if attempt == LAST_ATTEMPTS => {
                     return Err(error).with_context(|| {
-                        format!("the last checkpoint, of step {}, could not be published", state.step)
+                        format!(
+                            "the last checkpoint, of step {}, could not be published",
+                            state.step
+                        )
                     });
                 }
                 Some(_) => std::thread::sleep(pause),
@@ -156,9 +163,15 @@ impl Checkpointer {
 fn copy_weights(from: &DualEncoder, to: &DualEncoder) -> Result<()> {
     let _guard = tch::no_grad_guard();
     let (from, to) = (from.parameters(), to.parameters());
-    ensure!(from.len() == to.len(), "the copy of the model has another number of tensors");
+    ensure!(
+        from.len() == to.len(),
+        "the copy of the model has another number of tensors"
+    );
     for (source, mut target) in from.into_iter().zip(to) {
-        ensure!(source.name == target.name, "the copy of the model has other tensors");
+        ensure!(
+            source.name == target.name,
+            "the copy of the model has other tensors"
+        );
         target.tensor.f_copy_(&source.tensor)?;
     }
     Ok(())
@@ -179,7 +192,9 @@ async fn publish(store: Store, outbox: Arc<Outbox>, copy: DualEncoder, parcel: P
         (copy, written)
     });
     let published = match written {
-        Ok(()) => publish_checkpoint(&store, step, &folder, origin).await.map_err(Into::into),
+        Ok(()) => publish_checkpoint(&store, step, &folder, origin)
+            .await
+            .map_err(Into::into),
         Err(error) => Err(error),
     };
     if let Err(error) = std::fs::remove_dir_all(&folder) {
@@ -188,7 +203,11 @@ async fn publish(store: Store, outbox: Arc<Outbox>, copy: DualEncoder, parcel: P
     let published = published.map(|manifest| manifest.reference());
     match &published {
         Ok(checkpoint) => {
-            tracing::info!(step, digest = checkpoint.digest.short(), "published a checkpoint");
+            tracing::info!(
+                step,
+                digest = checkpoint.digest.short(),
+                "published a checkpoint"
+            );
             outbox.post(Letter::Checkpoint {
                 checkpoint: checkpoint.clone(),
                 last,

@@ -33,7 +33,12 @@ impl Dataset {
         let entry = manifest.queries.get(train).with_context(|| {
             format!(
                 "the prepared corpus has no split {train:?}; set data.train to one of: {}",
-                manifest.queries.keys().cloned().collect::<Vec<_>>().join(", ")
+                manifest
+                    .queries
+                    .keys()
+                    .cloned()
+                    .collect::<Vec<_>>()
+                    .join(", ")
             )
         })?;
         let queries = fetch_corpus_file(store, cache, location, &entry.file).await?;

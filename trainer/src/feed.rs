@@ -24,6 +24,8 @@ pub struct Source {
     pub cache: Cache,
     /// The data set of the run.
     pub dataset: Arc<Dataset>,
+    /// Negatives that a batch draws for each query.
+    pub drawn: usize,
 }
 
 impl Source {
@@ -128,7 +130,10 @@ async fn listen(link: Link, mut after: u64, announce: watch::Sender<Option<Activ
             && !std::mem::replace(&mut away, true)
         {
             let reason = plain(&status).to_string();
-            tracing::warn!(reason, "lost the coordinator, training goes on and reconnects");
+            tracing::warn!(
+                reason,
+                "lost the coordinator, training goes on and reconnects"
+            );
         }
         tokio::time::sleep(backoff.next_pause()).await;
     }
@@ -149,9 +154,12 @@ async fn prepare(
         loop {
             let error = match source.negatives(activation.clone()).await {
                 Ok(negatives) => {
-                    tracing::info!(generation = number, "negatives are ready");
+                    say_ready(&negatives, source.drawn);
                     let ready = Some(Arc::new(negatives));
-                    offer.send_replace(Slot { ready, refusal: None });
+                    offer.send_replace(Slot {
+                        ready,
+                        refusal: None,
+                    });
                     break;
                 }
                 Err(error) => error,
@@ -167,5 +175,19 @@ async fn prepare(
                 break; // A newer one is due, or training is over.
             }
         }
+    }
+}
+
+/// Law 8: queries that will train on fewer negatives than asked for are counted.
+fn say_ready(negatives: &Negatives, drawn: usize) {
+    let generation = negatives.activation().generation;
+    match negatives.short_of(drawn) {
+        0 => tracing::info!(generation, "negatives are ready"),
+        queries => tracing::warn!(
+            generation,
+            queries,
+            wanted = drawn,
+            "negatives are ready, but some queries have fewer than train.negatives; mine deeper (mining.depth) or relax mining.max_positive_ratio"
+        ),
     }
 }

@@ -29,7 +29,9 @@ impl FromStr for DeviceChoice {
             None if text == "cuda" => Ok(Self::Cuda(0)),
             Some(("cuda", number)) => match number.parse() {
                 Ok(number) => Ok(Self::Cuda(number)),
-                Err(_) => Err(format!("{number:?} is not the number of a GPU; write cuda:0")),
+                Err(_) => Err(format!(
+                    "{number:?} is not the number of a GPU; write cuda:0"
+                )),
             },
             _ => Err(format!("{text:?} is no device; write auto, cpu or cuda:0")),
         }
@@ -53,7 +55,9 @@ pub fn claim(choice: DeviceChoice, threads: usize) -> Result<Device> {
     };
     let device = match choice {
         DeviceChoice::Cuda(number) if number >= gpus => {
-            bail!("there is no GPU {number}, libtorch sees {gpus}; choose --device cpu or install a CUDA libtorch")
+            bail!(
+                "there is no GPU {number}, libtorch sees {gpus}; choose --device cpu or install a CUDA libtorch"
+            )
         }
         DeviceChoice::Cuda(number) => Device::Cuda(number),
         DeviceChoice::Auto if gpus > 0 => Device::Cuda(0),

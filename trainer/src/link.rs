@@ -96,7 +96,9 @@ impl Link {
             checkpoint: Some(checkpoint.clone().into()),
             r#final: last,
         };
-        within(async move { client.publish_checkpoint(request).await }).await.map(|_| ())
+        within(async move { client.publish_checkpoint(request).await })
+            .await
+            .map(|_| ())
     }
 
     /// Reports the first step that uses a generation.
@@ -111,7 +113,9 @@ impl Link {
             generation: activation.generation,
             checkpoint_digest: activation.checkpoint.digest.to_string(),
         };
-        within(async move { client.report_swap(request).await }).await.map(|_| ())
+        within(async move { client.report_swap(request).await })
+            .await
+            .map(|_| ())
     }
 
     /// Says where the trainer is.
@@ -120,7 +124,9 @@ impl Link {
     /// The failure of the call.
     pub async fn report_progress(&self, progress: v1::ReportProgressRequest) -> Result<(), Status> {
         let mut client = self.client.clone();
-        within(async move { client.report_progress(progress).await }).await.map(|_| ())
+        within(async move { client.report_progress(progress).await })
+            .await
+            .map(|_| ())
     }
 
     /// Activations after number `after`, as they happen.
@@ -168,9 +174,7 @@ pub fn plain(status: &Status) -> anyhow::Error {
     anyhow::anyhow!("{}: {}", status.code(), status.message())
 }
 
-async fn within<T>(
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Status> {
+async fn within<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
     match tokio::time::timeout(DEADLINE, call).await {
         Ok(answer) => answer.map(Response::into_inner),
         Err(_) => {

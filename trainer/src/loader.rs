@@ -89,7 +89,9 @@ impl Loader {
     /// # Errors
     /// A query without a positive.
     pub fn next(&self) -> Result<Ready> {
-        self.queue.recv().context("the loader thread ended before the last step")?
+        self.queue
+            .recv()
+            .context("the loader thread ended before the last step")?
     }
 }
 
@@ -101,7 +103,11 @@ fn prepare(
     framing: Framing,
 ) -> Result<Ready> {
     let batch = batches.batch(step, dataset, negatives)?;
-    let micros = batch.micros.into_iter().map(|columns| pack(columns, dataset, framing)).collect();
+    let micros = batch
+        .micros
+        .into_iter()
+        .map(|columns| pack(columns, dataset, framing))
+        .collect();
     Ok(Ready {
         step,
         micros,
@@ -110,8 +116,14 @@ fn prepare(
 }
 
 fn pack(columns: Columns, dataset: &Dataset, framing: Framing) -> MicroBatch {
-    let queries = columns.queries.iter().map(|&query| dataset.query_tokens(query));
-    let passages = columns.passages.iter().map(|&row| dataset.passage_tokens(row));
+    let queries = columns
+        .queries
+        .iter()
+        .map(|&query| dataset.query_tokens(query));
+    let passages = columns
+        .passages
+        .iter()
+        .map(|&row| dataset.passage_tokens(row));
     MicroBatch {
         queries: PackedBatch::new(queries, framing.specials, framing.query_length),
         passages: PackedBatch::new(passages, framing.specials, framing.passage_length),

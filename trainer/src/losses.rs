@@ -55,10 +55,18 @@ impl Losses {
             let earlier = |line: &&str| {
                 serde_json::from_str::<StepLine>(line).is_ok_and(|line| line.step < first)
             };
-            let kept: String = text.lines().filter(earlier).flat_map(|l| [l, "\n"]).collect();
+            let kept: String = text
+                .lines()
+                .filter(earlier)
+                .flat_map(|l| [l, "\n"])
+                .collect();
             std::fs::write(path, kept).with_context(name)?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path).with_context(name)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(name)?;
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -111,7 +119,10 @@ mod tests {
         let mut losses = Losses::open(&path, 2).unwrap();
         losses.append(&line(2, 0.5));
         let text = std::fs::read_to_string(&path).unwrap();
-        let lines: Vec<StepLine> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let lines: Vec<StepLine> = text
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect();
         assert_eq!(lines, [line(0, third), line(1, third), line(2, 0.5)]);
     }
 }

@@ -50,7 +50,12 @@ pub fn framing(folder: &Path, recipe: &Recipe, encoder: &DualEncoder) -> Result<
         ("train.passage_length", recipe.train.passage_length),
     ] {
         if length > longest {
-            tracing::warn!(key, length, longest, "longer than the model takes, so texts are cut at its maximum");
+            tracing::warn!(
+                key,
+                length,
+                longest,
+                "longer than the model takes, so texts are cut at its maximum"
+            );
         }
     }
     Ok(Framing {

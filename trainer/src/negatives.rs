@@ -80,6 +80,9 @@ impl Negatives {
     ///
     /// # Errors
     /// [`NegativesError`].
+    ///
+    /// # Panics
+    /// Outside a multi-threaded Tokio runtime.
     pub async fn fetch(
         store: &Store,
         cache: &Cache,
@@ -96,10 +99,12 @@ impl Negatives {
         let mut blocks = Vec::with_capacity(manifest.negatives.len());
         for block in &manifest.negatives {
             let file = cache.fetch(store, &block.object).await?;
-            let map = NegativesBlock::open(file.path())?;
-            check_block(&map, block.first_query, block.queries, dataset.passages())
+            // Reads the whole block: not work for a thread that serves the network.
+            let map = tokio::task::block_in_place(|| NegativesBlock::open(file.path()))?;
+            let (first, passages) = (block.first_query, dataset.passages());
+            tokio::task::block_in_place(|| check_block(&map, first, block.queries, passages))
                 .map_err(unfit)?;
-            blocks.push((block.first_query, map));
+            blocks.push((first, map));
             files.push(file);
         }
         Ok(Self {
@@ -107,6 +112,17 @@ impl Negatives {
             blocks,
             _files: files,
         })
+    }
+
+    /// Queries with fewer than `wanted` negatives.
+    #[must_use]
+    pub fn short_of(&self, wanted: usize) -> usize {
+        let lists = |block: &NegativesBlock| {
+            (0..block.len())
+                .filter(|at| block.negatives(*at).len() < wanted)
+                .count()
+        };
+        self.blocks.iter().map(|(_, block)| lists(block)).sum()
     }
 
     /// Which activation these are.
@@ -143,7 +159,11 @@ fn check_identity(
             dataset.digest().short()
         ));
     }
-    let covered: u64 = manifest.negatives.iter().map(|b| u64::from(b.queries)).sum();
+    let covered: u64 = manifest
+        .negatives
+        .iter()
+        .map(|b| u64::from(b.queries))
+        .sum();
     if covered != dataset.queries() as u64 {
         return Err(format!(
             "its negatives cover {covered} of the {} training queries",
@@ -161,14 +181,23 @@ fn check_block(
 ) -> Result<(), String> {
     if block.len() != queries as usize {
         let found = block.len();
-        return Err(format!("its block from query {first} holds {found} of {queries} queries"));
+        return Err(format!(
+            "its block from query {first} holds {found} of {queries} queries"
+        ));
     }
     for at in 0..block.len() {
         let due = first + at as u32;
         if block.query(at) != due {
-            return Err(format!("its block has query {} where {due} is due", block.query(at)));
+            return Err(format!(
+                "its block has query {} where {due} is due",
+                block.query(at)
+            ));
         }
-        if let Some(row) = block.negatives(at).iter().find(|row| **row as usize >= passages) {
+        if let Some(row) = block
+            .negatives(at)
+            .iter()
+            .find(|row| **row as usize >= passages)
+        {
             return Err(format!(
                 "query {due} has negative {row} but the corpus has {passages} passages"
             ));

@@ -108,7 +108,9 @@ impl Optimizer {
     /// A deep copy of the state on the CPU, named as a checkpoint names it.
     #[must_use]
     pub fn snapshot(&self) -> Vec<(String, Tensor)> {
-        self.slots().map(|(name, tensor)| (name, on_cpu(tensor))).collect()
+        self.slots()
+            .map(|(name, tensor)| (name, on_cpu(tensor)))
+            .collect()
     }
 
     /// Takes back what [`Optimizer::snapshot`] gave.
@@ -174,7 +176,8 @@ impl Group {
         let weights = parameter.tensor.detach();
         self.exp_avgs.push(weights.zeros_like());
         self.exp_avg_sqs.push(weights.zeros_like());
-        self.steps.push(Tensor::zeros([1], (Dtype::Float, weights.device())));
+        self.steps
+            .push(Tensor::zeros([1], (Dtype::Float, weights.device())));
         self.names.push(parameter.name);
         self.params.push(parameter.tensor);
     }
@@ -206,7 +209,9 @@ impl Group {
         let (touched, grads) = self.touched();
         for (&at, gradient) in touched.iter().zip(&grads) {
             let (m, v) = (&mut self.exp_avgs[at], &mut self.exp_avg_sqs[at]);
-            let next = m.f_mul_scalar(beta1)?.f_add(&gradient.f_mul_scalar(1.0 - beta1)?)?;
+            let next = m
+                .f_mul_scalar(beta1)?
+                .f_add(&gradient.f_mul_scalar(1.0 - beta1)?)?;
             m.f_copy_(&next)?;
             let squared = gradient.f_square()?.f_mul_scalar(1.0 - beta2)?;
             v.f_copy_(&v.f_mul_scalar(beta2)?.f_add(&squared)?)?;
@@ -228,7 +233,9 @@ impl Group {
 fn trust_ratio(weights: &Tensor, update: &Tensor) -> Result<Tensor> {
     let weight_norm = weights.f_norm()?.f_clamp_max(LAMB_WEIGHT_NORM)?;
     let update_norm = update.f_norm()?;
-    let usable = weight_norm.f_gt(0.0)?.f_logical_and(&update_norm.f_gt(0.0)?)?;
+    let usable = weight_norm
+        .f_gt(0.0)?
+        .f_logical_and(&update_norm.f_gt(0.0)?)?;
     let ratio = weight_norm.f_div(&update_norm)?;
     Ok(ratio.f_where_self(&usable, &ratio.f_ones_like()?)?)
 }

@@ -4,7 +4,7 @@
 //! answered, and the latest progress, which may be lost. Refuses: making a step
 //! wait (law 5).
 
-use crate::link::{Link, new_backoff, is_absence, plain};
+use crate::link::{Link, is_absence, new_backoff, plain};
 use crate::negatives::Activation;
 use anyhow::{Result, bail};
 use quarry_artifacts::CheckpointRef;
@@ -38,8 +38,9 @@ pub enum Letter {
 
 enum Item {
     Letter(Letter),
-    /// Answered when everything before it has been delivered or refused.
-    Flush(oneshot::Sender<Vec<String>>),
+    /// Answered when everything before it has been delivered or refused, with the
+    /// refusal of the newest checkpoint.
+    Flush(oneshot::Sender<Option<String>>),
 }
 
 /// Delivers letters in order.
@@ -73,13 +74,15 @@ impl Outbox {
     /// Waits until every letter is delivered, at most `patience`.
     ///
     /// # Errors
-    /// What was refused, or that the coordinator stayed away.
+    /// That the newest checkpoint was refused, or that the coordinator stayed away.
     pub async fn flush(&self, patience: Duration) -> Result<()> {
         let (done, answered) = oneshot::channel();
         let _ = self.letters.send(Item::Flush(done));
         match tokio::time::timeout(patience, answered).await {
-            Ok(Ok(refused)) if refused.is_empty() => Ok(()),
-            Ok(Ok(refused)) => bail!("the coordinator refused: {}", refused.join("; ")),
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(reason))) => bail!(
+                "the coordinator refused the last checkpoint, which is in the store: {reason}"
+            ),
             Ok(Err(_)) | Err(_) => bail!(
                 "the coordinator stayed away for {} s and has not heard of the last checkpoint; start it, then run the trainer again with --resume",
                 patience.as_secs()
@@ -89,18 +92,23 @@ impl Outbox {
 }
 
 async fn deliver_all(link: Link, mut queue: mpsc::UnboundedReceiver<Item>) {
-    let mut refused = Vec::new();
+    let mut refused = None;
     while let Some(item) = queue.recv().await {
         match item {
             Item::Letter(letter) => {
-                if let Err(status) = deliver(&link, &letter).await {
-                    let reason = plain(&status).to_string();
+                let refusal = deliver(&link, &letter)
+                    .await
+                    .err()
+                    .map(|s| plain(&s).to_string());
+                if let Some(reason) = &refusal {
                     tracing::error!(?letter, reason, "the coordinator refused a report");
-                    refused.push(reason);
+                }
+                if matches!(letter, Letter::Checkpoint { .. }) {
+                    refused = refusal;
                 }
             }
             Item::Flush(done) => {
-                let _ = done.send(std::mem::take(&mut refused));
+                let _ = done.send(refused.take());
             }
         }
     }

@@ -138,7 +138,10 @@ mod tests {
             }
         }
         let expected = 5_000.0;
-        let chi_squared: f64 = counts.iter().map(|c| (c - expected).powi(2) / expected).sum();
+        let chi_squared: f64 = counts
+            .iter()
+            .map(|c| (c - expected).powi(2) / expected)
+            .sum();
         assert!(chi_squared < 31.26, "χ² = {chi_squared}");
         assert!(chi_squared > 1.0, "suspiciously even: χ² = {chi_squared}");
     }

@@ -37,7 +37,11 @@ pub async fn newest(store: &Store, cache: &Cache, work: &Path) -> Result<Option<
             Ok(resumed) => return Ok(Some(resumed)),
             Err(error) => {
                 let reason = format!("{error:#}");
-                tracing::warn!(checkpoint = name, reason, "passed over a checkpoint that cannot be resumed from");
+                tracing::warn!(
+                    checkpoint = name,
+                    reason,
+                    "passed over a checkpoint that cannot be resumed from"
+                );
             }
         }
     }
@@ -49,7 +53,10 @@ pub async fn newest(store: &Store, cache: &Cache, work: &Path) -> Result<Option<
 /// # Errors
 /// The store's failure.
 pub async fn newest_step(store: &Store) -> Result<Option<u64>> {
-    Ok(candidates(store).await?.first().map(|manifest| manifest.step))
+    Ok(candidates(store)
+        .await?
+        .first()
+        .map(|manifest| manifest.step))
 }
 
 /// Manifests of trainers' checkpoints, newest first: by step, then by time.

@@ -53,7 +53,9 @@ pub fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn run_until(options: &Options, runtime: &Runtime, stop: &CancellationToken) -> Result<()> {
-    let mut training = runtime.block_on(Start::open(options))?.training(options, runtime, stop)?;
+    let mut training = runtime
+        .block_on(Start::open(options))?
+        .training(options, runtime, stop)?;
     training.run()?;
     training.finish()
 }
@@ -83,7 +85,10 @@ impl Start {
             .map_or_else(|| recipe.fleet.threads_of_trainer(cores), usize::from);
         let device = hardware::claim(options.device, threads)?;
         let link = connect(options).await?;
-        let cache = Cache::new(options.cache_folder(), (recipe.fleet.cache_gib * f64::from(1 << 30)) as u64)?;
+        let cache = Cache::new(
+            options.cache_folder(),
+            (recipe.fleet.cache_gib * f64::from(1 << 30)) as u64,
+        )?;
         let work = fresh_work(cache.folder())?;
         let dataset = Dataset::fetch(&store, &cache, &run.corpus, &recipe.data.train).await?;
         let resumed = find_resumed(options.resume, &store, &cache, &work).await?;
@@ -104,8 +109,22 @@ impl Start {
             "opened the run"
         );
         let dataset = Arc::new(dataset);
-        let source = Source { store, cache, dataset };
-        Ok(Self { recipe, device, link, source, work, folder, resumed })
+        let drawn = recipe.train.negatives;
+        let source = Source {
+            store,
+            cache,
+            dataset,
+            drawn,
+        };
+        Ok(Self {
+            recipe,
+            device,
+            link,
+            source,
+            work,
+            folder,
+            resumed,
+        })
     }
 
     fn training(
@@ -124,26 +143,45 @@ impl Start {
         let mut after = 0;
         if let Some(resumed) = self.resumed.take() {
             first = resumed.state.step;
-            resumed.state.check(&TrainerState::new(&recipe, first, total, queries))?;
+            resumed
+                .state
+                .check(&TrainerState::new(&recipe, first, total, queries))?;
             learner.optimizer_mut().restore(resumed.moments)?;
             active = Active::new(resumed.state.swaps);
             if let Some(activation) = resumed.state.active {
                 let found = runtime.block_on(self.source.negatives(activation.clone()));
                 after = activation_to_resume(found, first, &mut active, &outbox);
             }
-            tracing::info!(step = first, total, generation = after, "resumed");
+            tracing::info!(step = first, total, activation = after, "resumed");
         }
         let copy = self.copy_of_model()?;
         let store = self.source.store.clone();
-        let checkpointer =
-            Checkpointer::new(runtime.handle(), store, Arc::clone(&outbox), &self.work, copy);
+        let checkpointer = Checkpointer::new(
+            runtime.handle(),
+            store,
+            Arc::clone(&outbox),
+            &self.work,
+            copy,
+        );
         Ok(Training {
-            rate: LearningRate::new(train.learning_rate, train.schedule, train.warmup_ratio, total),
+            rate: LearningRate::new(
+                train.learning_rate,
+                train.schedule,
+                train.warmup_ratio,
+                total,
+            ),
             pace: Pace::new(total, train.batch_size),
             feed: Feed::start(runtime.handle(), self.link, self.source.clone(), after),
             dataset: self.source.dataset,
-            losses: options.losses.as_deref().map(|path| Losses::open(path, first)).transpose()?,
-            losses_path: options.losses.as_ref().map(|path| path.display().to_string()),
+            losses: options
+                .losses
+                .as_deref()
+                .map(|path| Losses::open(path, first))
+                .transpose()?,
+            losses_path: options
+                .losses
+                .as_ref()
+                .map(|path| path.display().to_string()),
             stop_after: options.stop_after_step.unwrap_or(u64::MAX),
             runtime: runtime.handle().clone(),
             stop: stop.clone(),
@@ -195,8 +233,7 @@ async fn connect(options: &Options) -> Result<Link> {
     let token = options.token_file.as_deref().map(Token::read).transpose()?;
     let url = &options.coordinator;
     let patience = COORDINATOR_PATIENCE;
-    let channel =
-        channel::connect_within("the coordinator", url, token.as_ref(), patience).await?;
+    let channel = channel::connect_within("the coordinator", url, token.as_ref(), patience).await?;
     let link = Link::new(Client::new(channel));
     link.greet(patience).await?;
     Ok(link)

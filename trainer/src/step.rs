@@ -153,12 +153,16 @@ impl Learner {
     fn micro_loss(&self, micro: &MicroBatch) -> Result<Tensor> {
         let columns = &micro.columns;
         let (b, n) = (columns.queries.len() as i64, columns.width() as i64);
-        let pair = self.encoder.embed_pair(&micro.queries, &micro.passages, self.dropout)?;
+        let pair = self
+            .encoder
+            .embed_pair(&micro.queries, &micro.passages, self.dropout)?;
         let (queries, distinct) = pair;
         let place = Tensor::from_slice(&columns.passage_of).f_to_device(self.device)?;
         let passages = distinct.f_index_select(0, &place)?;
         let targets = Tensor::from_slice(&columns.targets).f_to_device(self.device)?;
-        let masked = Tensor::from_slice(&columns.masked).f_view([b, n])?.f_to_device(self.device)?;
+        let masked = Tensor::from_slice(&columns.masked)
+            .f_view([b, n])?
+            .f_to_device(self.device)?;
         let contrast = Contrast {
             queries: &queries,
             passages: &passages,

@@ -62,7 +62,9 @@ impl Active {
     /// Number of the active activation, 0 before the first.
     #[must_use]
     pub fn activation(&self) -> u64 {
-        self.negatives.as_ref().map_or(0, |n| n.activation().activation)
+        self.negatives
+            .as_ref()
+            .map_or(0, |n| n.activation().activation)
     }
 
     /// The version log.

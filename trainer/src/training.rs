@@ -77,7 +77,8 @@ impl Training {
             self.note(&ready, &report, started.elapsed(), idle);
             self.step += 1;
             if self.step.is_multiple_of(self.recipe.train.checkpoint_every) && !self.stopped() {
-                self.checkpointer.begin(&self.learner, self.state(), false)?;
+                self.checkpointer
+                    .begin(&self.learner, self.state(), false)?;
             }
         }
         Ok(())
@@ -94,7 +95,8 @@ impl Training {
             tracing::info!("stopped before the first step, so there is no checkpoint to write");
             return Ok(());
         }
-        self.checkpointer.last(&self.learner, &self.state(), complete)?;
+        self.checkpointer
+            .last(&self.learner, &self.state(), complete)?;
         self.runtime.block_on(self.outbox.flush(FAREWELL))?;
         let step = self.step;
         match complete {
@@ -131,7 +133,11 @@ impl Training {
         }
         let waited_s = started.elapsed().as_secs_f64();
         let generation = self.generation();
-        tracing::info!(generation, waited_s, "the first generation is here, training begins");
+        tracing::info!(
+            generation,
+            waited_s,
+            "the first generation is here, training begins"
+        );
         Ok(())
     }
 
@@ -182,7 +188,12 @@ impl Training {
         }
         let waited_s = started.elapsed().as_secs_f64();
         let generation = self.generation();
-        tracing::warn!(step = self.step, generation, waited_s, "fresher negatives are here, training goes on");
+        tracing::warn!(
+            step = self.step,
+            generation,
+            waited_s,
+            "fresher negatives are here, training goes on"
+        );
         Ok(swapped)
     }
 
@@ -192,7 +203,10 @@ impl Training {
         self.checkpointer.settle()?;
         let reach = self.recipe.refresh.every_steps.max(1);
         let of_generation = self.step - self.staleness();
-        let published = self.checkpointer.published().map(|checkpoint| checkpoint.step);
+        let published = self
+            .checkpointer
+            .published()
+            .map(|checkpoint| checkpoint.step);
         if published.is_some_and(|step| step >= of_generation + reach) {
             return Ok(true);
         }
@@ -214,7 +228,10 @@ impl Training {
                 self.step..self.total,
             )?);
         }
-        self.loader.as_ref().context("the loader did not start")?.next()
+        self.loader
+            .as_ref()
+            .context("the loader did not start")?
+            .next()
     }
 
     fn say_swap(&self, cost: Duration) {
@@ -242,7 +259,10 @@ impl Training {
             idle_ms: idle.as_secs_f64() * 1e3,
         };
         if !report.updated {
-            tracing::warn!(step = self.step, "no negative was left to contrast, so the weights stay as they are");
+            tracing::warn!(
+                step = self.step,
+                "no negative was left to contrast, so the weights stay as they are"
+            );
         }
         self.pace.note(&line);
         if let Some(losses) = &mut self.losses {
@@ -274,10 +294,14 @@ impl Training {
     }
 
     fn generation(&self) -> u64 {
-        self.active.negatives().map_or(0, |n| n.activation().generation)
+        self.active
+            .negatives()
+            .map_or(0, |n| n.activation().generation)
     }
 
     fn staleness(&self) -> u64 {
-        self.active.negatives().map_or(0, |n| n.activation().staleness(self.step))
+        self.active
+            .negatives()
+            .map_or(0, |n| n.activation().staleness(self.step))
     }
 }

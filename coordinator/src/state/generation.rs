@@ -141,7 +141,11 @@ impl Board {
     fn count(&mut self, task: u32, finished: bool) {
         let kind = self.plan.tasks[task as usize].work.kind();
         if let Some(known) = self.progress.iter_mut().find(|(k, ..)| *k == kind) {
-            known.1 = if finished { known.1 + 1 } else { known.1.saturating_sub(1) };
+            known.1 = if finished {
+                known.1 + 1
+            } else {
+                known.1.saturating_sub(1)
+            };
         }
     }
 
@@ -197,7 +201,11 @@ pub fn check_output(work: &Work, folder: &str, output: &TaskOutput) -> Result<()
         Work::BuildPartition { .. } => (Role::Index, false),
         Work::SearchBlock { .. } => (Role::Candidates, false),
         Work::MergeBlock { evaluate, .. } | Work::MineSparse { evaluate, .. } => {
-            let role = if *evaluate { Role::Run } else { Role::Negatives };
+            let role = if *evaluate {
+                Role::Run
+            } else {
+                Role::Negatives
+            };
             (role, *evaluate)
         }
     };
@@ -211,8 +219,16 @@ pub fn check_output(work: &Work, folder: &str, output: &TaskOutput) -> Result<()
     if let Some((name, _)) = output.metrics.iter().find(|(_, v)| !v.is_finite()) {
         return Err(format!("{work} gave a {name} that is not a number"));
     }
-    let inside = |o: &ObjectRef| o.path.strip_prefix(folder).is_some_and(|p| p.starts_with('/'));
-    match output.outputs.iter().find(|(_, o)| !inside(o) || o.size == 0) {
+    let inside = |o: &ObjectRef| {
+        o.path
+            .strip_prefix(folder)
+            .is_some_and(|p| p.starts_with('/'))
+    };
+    match output
+        .outputs
+        .iter()
+        .find(|(_, o)| !inside(o) || o.size == 0)
+    {
         Some((_, o)) => Err(format!(
             "{work} gave {}, which is empty or lies outside {folder}",
             o.path

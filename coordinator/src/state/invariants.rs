@@ -50,7 +50,9 @@ fn completeness(state: &State) -> Result<(), String> {
         })?;
         let of_plan = super::Plan::new(&state.settings, published.kind).len();
         require(planned == of_plan, || {
-            format!("law 2: generation {generation} has {planned} tasks where {of_plan} are planned")
+            format!(
+                "law 2: generation {generation} has {planned} tasks where {of_plan} are planned"
+            )
         })?;
     }
     Ok(())
@@ -62,7 +64,10 @@ fn activations(state: &State) -> Result<(), String> {
     let run = &state.run;
     for (i, generation) in run.activations.iter().enumerate() {
         require(run.published.contains_key(generation), || {
-            format!("law 3: activation {} names generation {generation}, which is not published", i + 1)
+            format!(
+                "law 3: activation {} names generation {generation}, which is not published",
+                i + 1
+            )
         })?;
     }
     let activated: BTreeSet<&u64> = run.activations.iter().collect();
@@ -75,11 +80,21 @@ fn activations(state: &State) -> Result<(), String> {
         "law 4: the version log does not rise in steps".to_owned()
     })?;
     for swap in &run.swaps {
-        let activated = run.activations.get((swap.activation as usize).wrapping_sub(1));
-        let stems = run.published.get(&swap.generation).map(|g| &g.checkpoint.digest);
+        let activated = run
+            .activations
+            .get((swap.activation as usize).wrapping_sub(1));
+        let stems = run
+            .published
+            .get(&swap.generation)
+            .map(|g| &g.checkpoint.digest);
         require(
             activated == Some(&swap.generation) && stems == Some(&swap.checkpoint),
-            || format!("law 4: the swap at step {} names what was never active", swap.step),
+            || {
+                format!(
+                    "law 4: the swap at step {} names what was never active",
+                    swap.step
+                )
+            },
         )?;
     }
     Ok(())
@@ -96,21 +111,31 @@ fn retention(state: &State) -> Result<(), String> {
     if let Some(swap) = run.swaps.last() {
         let used = run.published.get(&swap.generation);
         require(used.is_some_and(|g| g.life == Life::Kept), || {
-            format!("retention: the trainer uses generation {}, which is retired", swap.generation)
+            format!(
+                "retention: the trainer uses generation {}, which is retired",
+                swap.generation
+            )
         })?;
     }
     let kept = |wanted: &quarry_artifacts::CheckpointRef| {
         let mut all = run.checkpoints.iter();
         all.any(|c| c.reference == *wanted && c.life == Life::Kept)
     };
-    let stems = run.published.values().filter(|g| g.life == Life::Kept).map(|g| &g.checkpoint);
+    let stems = run
+        .published
+        .values()
+        .filter(|g| g.life == Life::Kept)
+        .map(|g| &g.checkpoint);
     let needed = stems
         .chain(run.open.as_ref().map(|open| &open.checkpoint))
         .chain(run.newest())
         .chain(&run.final_checkpoint);
     for checkpoint in needed {
         require(kept(checkpoint), || {
-            format!("retention: checkpoint {} is needed and retired", checkpoint.manifest)
+            format!(
+                "retention: checkpoint {} is needed and retired",
+                checkpoint.manifest
+            )
         })?;
     }
     Ok(())
@@ -127,18 +152,33 @@ fn board(state: &State) -> Result<(), String> {
         let number = number as u32;
         let done = open.done.contains_key(&number);
         let inputs = task.needs.iter().all(|need| open.done.contains_key(need));
-        let held = state.fleet.leases.values().filter(|l| l.task == number).count() as u32;
+        let held = state
+            .fleet
+            .leases
+            .values()
+            .filter(|l| l.task == number)
+            .count() as u32;
         require(board.holders(number) == held && held <= 2, || {
-            format!("board: task {number} has {held} leases, counted as {}", board.holders(number))
+            format!(
+                "board: task {number} has {held} leases, counted as {}",
+                board.holders(number)
+            )
         })?;
         let ready = !done && inputs && held == 0;
         require(board.ready.contains(&number) == ready, || {
-            format!("board: task {number} should be {}ready", if ready { "" } else { "un" })
+            format!(
+                "board: task {number} should be {}ready",
+                if ready { "" } else { "un" }
+            )
         })?;
-        require(!done || held == 0, || format!("board: task {number} is done and leased"))?;
+        require(!done || held == 0, || {
+            format!("board: task {number} is done and leased")
+        })?;
     }
     let beyond = open.done.keys().find(|n| **n >= board.plan.len());
-    require(beyond.is_none(), || "law 2: an output belongs to no task".to_owned())
+    require(beyond.is_none(), || {
+        "law 2: an output belongs to no task".to_owned()
+    })
 }
 
 /// Leases are on tasks that have their inputs; nobody waits for nothing.
@@ -148,9 +188,10 @@ fn leases(state: &State) -> Result<(), String> {
         "leases: there are some, but no open generation".to_owned()
     })?;
     for waiter in &fleet.waiting {
-        require(state.choose(fleet.last_contact, &waiter.worker).is_none(), || {
-            format!("leases: {} waits although there is work", waiter.worker)
-        })?;
+        require(
+            state.choose(fleet.last_contact, &waiter.worker).is_none(),
+            || format!("leases: {} waits although there is work", waiter.worker),
+        )?;
     }
     Ok(())
 }

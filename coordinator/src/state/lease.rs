@@ -72,13 +72,15 @@ impl Fleet {
     /// Median duration of the kind of work in this generation or the one before.
     #[must_use]
     pub fn expected_ms(&self, kind: &str) -> Option<u64> {
-        self.median_ms(kind).or_else(|| self.past.get(kind).copied())
+        self.median_ms(kind)
+            .or_else(|| self.past.get(kind).copied())
     }
 
     /// Another generation begins: another checkpoint, other durations.
     pub(super) fn forget_durations(&mut self) {
         for (kind, sorted) in std::mem::take(&mut self.durations) {
-            self.past.extend(sorted.get(sorted.len() / 2).map(|median| (kind, *median)));
+            self.past
+                .extend(sorted.get(sorted.len() / 2).map(|median| (kind, *median)));
         }
     }
 

@@ -155,7 +155,11 @@ impl State {
             Event::CheckpointPublished {
                 checkpoint,
                 is_final,
-            } => return self.checkpoint_published(checkpoint, is_final, effects).map(Some),
+            } => {
+                return self
+                    .checkpoint_published(checkpoint, is_final, effects)
+                    .map(Some);
+            }
             Event::WorkRequested {
                 ticket,
                 worker,
@@ -168,7 +172,11 @@ impl State {
                 task,
                 output,
                 ..
-            } => return self.complete_task(now, lease, task, output, effects).map(Some),
+            } => {
+                return self
+                    .complete_task(now, lease, task, output, effects)
+                    .map(Some);
+            }
             Event::LeaseReturned { .. } => return self.return_lease(event, effects).map(Some),
             Event::TrainerSwapped { .. } => return self.trainer_swapped(event, effects).map(Some),
             Event::TrainerProgressed(report) => {

@@ -127,7 +127,14 @@ fn dense(settings: &Settings) -> Vec<Planned> {
     };
     let queries: Vec<u32> = blocks
         .iter()
-        .map(|(block, _)| add(Work::EncodeQueries { block: block.clone() }, vec![]))
+        .map(|(block, _)| {
+            add(
+                Work::EncodeQueries {
+                    block: block.clone(),
+                },
+                vec![],
+            )
+        })
         .collect();
     let shards: Vec<u32> = (0..settings.shape.shards.len() as u32)
         .map(|shard| add(Work::EncodeShard { shard }, vec![]))

@@ -104,7 +104,12 @@ impl State {
     }
 
     /// One record publishes the generation and makes it active.
-    pub(super) fn manifest_written(&mut self, now: Timestamp, event: Event, effects: &mut Vec<Effect>) {
+    pub(super) fn manifest_written(
+        &mut self,
+        now: Timestamp,
+        event: Event,
+        effects: &mut Vec<Effect>,
+    ) {
         let Event::ManifestWritten {
             generation,
             manifest,
@@ -143,12 +148,113 @@ impl State {
         paths: &[String],
         effects: &mut Vec<Effect>,
     ) {
-        let Some(open) = self.run.open.as_ref().filter(|o| o.generation == generation) else {
+        let Some(open) = self
+            .run
+            .open
+            .as_ref()
+            .filter(|o| o.generation == generation)
+        else {
             return;
         };
         self.publishing = Publishing::Idle;
         let damaged = |output: &TaskOutput| {
-            let of = |role| output.of(role).cloned();
+            let mut objects = output.outputs.iter().map(|(_, o)| &o.path);
+            objects.find(|path| paths.contains(path)).cloned()
+        };
+        let tasks = open
+            .done
+            .iter()
+            .filter_map(|(n, output)| Some((*n, damaged(output)?)));
+        for (task, path) in tasks.collect::<Vec<_>>() {
+            let reason = format!("{path} is missing or short");
+            let change = Change::TaskReopened {
+                generation,
+                task,
+                reason: reason.clone(),
+            };
+            self.record(change, effects);
+            let (Some(open), Some(board)) = (&self.run.open, &mut self.board) else {
+                return;
+            };
+            board.reopen(open, task);
+            if open
+                .reopened
+                .get(&task)
+                .is_some_and(|n| *n >= MOST_REOPENINGS)
+            {
+                let work = &board.plan.tasks[task as usize].work;
+                let reason = format!("{work} was done {MOST_REOPENINGS} times, yet {reason}");
+                self.abort(generation, reason, effects);
+                return;
+            }
+        }
+    }
+
+    pub(super) fn publication_failed(&mut self, now: Timestamp, generation: u64, reason: String) {
+        if self
+            .run
+            .open
+            .as_ref()
+            .is_some_and(|o| o.generation == generation)
+        {
+            let retry = now.plus(RETRY_MS);
+            self.publishing = Publishing::Failed { reason, retry };
+        }
+    }
+
+    /// Gives the open generation up; training goes on with what it has.
+    pub(super) fn abort(&mut self, generation: u64, reason: String, effects: &mut Vec<Effect>) {
+        self.record(Change::GenerationAborted { generation, reason }, effects);
+        self.close();
+    }
+
+    fn close(&mut self) {
+        self.board = None;
+        self.fleet.leases.clear();
+        self.fleet.forget_durations();
+        self.publishing = Publishing::Idle;
+    }
+
+    /// Time the open generation has been open, restarts not counted.
+    pub(crate) fn elapsed_ms(&self, now: Timestamp) -> u64 {
+        self.elapsed_before + now.since(self.opened)
+    }
+}
+
+/// The manifest of a generation whose tasks are all done.
+fn manifest_of(settings: &Settings, open: &OpenGeneration, board: &Board) -> GenerationManifest {
+    let mut manifest = GenerationManifest {
+        generation: open.generation,
+        kind: open.kind,
+        checkpoint: open.checkpoint.clone(),
+        corpus: settings.corpus.clone(),
+        embeddings: vec![],
+        query_embeddings: BTreeMap::new(),
+        index: vec![],
+        negatives: vec![],
+        runs: BTreeMap::new(),
+        metrics: BTreeMap::new(),
+        counts: BTreeMap::new(),
+    };
+    for (number, output) in &open.done {
+        let work = &board.plan.tasks[*number as usize].work;
+        add_output(&mut manifest, work, output);
+    }
+    let reopened: u32 = open.reopened.values().sum();
+    if reopened > 0 {
+        let key = "reopened_tasks".to_owned();
+        manifest.counts.insert(key, u64::from(reopened));
+    }
+    manifest
+}
+
+/// Puts a task's output where the manifest has it. Tasks come in plan order, so
+/// shards, partitions and blocks do too.
+fn add_output(manifest: &mut GenerationManifest, work: &Work, output: &TaskOutput) {
+    for (name, count) in &output.counts {
+        *manifest.counts.entry(name.clone()).or_default() += count;
+    }
+    let of = |role| output.of(role).cloned();
     match work {
         Work::EncodeQueries { block } => {
             let of_split = manifest.query_embeddings.entry(block.split.clone());
@@ -157,27 +263,39 @@ impl State {
         Work::EncodeShard { .. } => manifest.embeddings.extend(of(Role::Embeddings)),
         Work::BuildPartition { .. } => manifest.index.extend(of(Role::Index)),
         Work::SearchBlock { .. } => {}
-        Work::MergeBlock { block, evaluate, .. } | Work::MineSparse { block, evaluate } => {
+        Work::MergeBlock {
+            block, evaluate, ..
+        }
+        | Work::MineSparse { block, evaluate } => {
             if *evaluate {
                 let runs = of(Role::Run).map(|object| (block.split.clone(), object));
                 manifest.runs.extend(runs);
                 manifest.metrics.extend(metrics_of(block, output));
             } else {
-                manifest.negatives.extend(of(Role::Negatives).map(|object| BlockRef {
-                    first_query: block.first_query,
-                    queries: block.queries,
-                    object,
-                }));
+                manifest
+                    .negatives
+                    .extend(of(Role::Negatives).map(|object| BlockRef {
+                        first_query: block.first_query,
+                        queries: block.queries,
+                        object,
+                    }));
             }
         }
     }
 }
 
 /// Metrics under their names in a manifest, such as `dev/mrr@10`.
-fn metrics_of<'a>(block: &'a Block, output: &'a TaskOutput) -> impl Iterator<Item = (String, f64)> + 'a {
+fn metrics_of<'a>(
+    block: &'a Block,
+    output: &'a TaskOutput,
+) -> impl Iterator<Item = (String, f64)> + 'a {
     output.metrics.iter().map(|(name, value)| {
         let qualified = name.contains('/');
-        let name = if qualified { name.clone() } else { format!("{}/{name}", block.split) };
+        let name = if qualified {
+            name.clone()
+        } else {
+            format!("{}/{name}", block.split)
+        };
         (name, *value)
     })
 }

@@ -17,14 +17,25 @@ impl State {
         if run.open.is_some() || run.paused || run.trained() {
             return None;
         }
-        if !run.published.values().any(|g| g.kind == GenerationKind::Bm25) {
-            let first = run.checkpoints.iter().map(|c| &c.reference).min_by_key(|c| c.step)?;
+        if !run
+            .published
+            .values()
+            .any(|g| g.kind == GenerationKind::Bm25)
+        {
+            let first = run
+                .checkpoints
+                .iter()
+                .map(|c| &c.reference)
+                .min_by_key(|c| c.step)?;
             // Given up in this epoch: only a restart tries again.
             let given_up = self.last_attempt(GenerationKind::Bm25).is_some();
             return (!given_up).then(|| (GenerationKind::Bm25, first.clone()));
         }
         let newest = run.newest()?;
-        let due = match (self.last_attempt(GenerationKind::Dense), &self.settings.recipe.refresh) {
+        let due = match (
+            self.last_attempt(GenerationKind::Dense),
+            &self.settings.recipe.refresh,
+        ) {
             (_, refresh) if refresh.when == RefreshWhen::Never => false,
             (None, _) => true,
             (Some(last), refresh) if refresh.when == RefreshWhen::Steps => {
@@ -39,7 +50,11 @@ impl State {
     /// given up on since the coordinator started.
     fn last_attempt(&self, kind: GenerationKind) -> Option<u64> {
         let run = &self.run;
-        let published = run.published.values().filter(|g| g.kind == kind).map(|g| g.checkpoint.step);
+        let published = run
+            .published
+            .values()
+            .filter(|g| g.kind == kind)
+            .map(|g| g.checkpoint.step);
         let given_up = run
             .aborted
             .values()

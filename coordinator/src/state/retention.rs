@@ -15,14 +15,23 @@ impl State {
     /// everything that is retired and still there.
     pub(super) fn retire(&mut self, effects: &mut Vec<Effect>) {
         let kept = self.generations_to_keep();
-        let live = self.run.published.iter().filter(|(_, g)| g.life == Life::Kept);
-        let retired: Vec<u64> = live.map(|(n, _)| *n).filter(|n| !kept.contains(n)).collect();
+        let live = self
+            .run
+            .published
+            .iter()
+            .filter(|(_, g)| g.life == Life::Kept);
+        let retired: Vec<u64> = live
+            .map(|(n, _)| *n)
+            .filter(|n| !kept.contains(n))
+            .collect();
         for generation in retired {
             self.record(Change::GenerationRetired { generation }, effects);
         }
         let kept = self.checkpoints_to_keep();
         let live = self.run.checkpoints.iter().filter(|c| c.life == Life::Kept);
-        let retired = live.map(|c| &c.reference).filter(|c| !kept.contains(&key(c)));
+        let retired = live
+            .map(|c| &c.reference)
+            .filter(|c| !kept.contains(&key(c)));
         for checkpoint in retired.cloned().collect::<Vec<_>>() {
             self.record(Change::CheckpointRetired { checkpoint }, effects);
         }
@@ -44,7 +53,11 @@ impl State {
         // The trainer may still be fetching any activation since its last swap.
         let followed = run.swaps.last().map_or(0, |swap| swap.activation);
         let not_left = run.activations.iter().enumerate();
-        kept.extend(not_left.filter(|(i, _)| *i as u64 + 1 >= followed).map(|(_, g)| g));
+        kept.extend(
+            not_left
+                .filter(|(i, _)| *i as u64 + 1 >= followed)
+                .map(|(_, g)| g),
+        );
         let resume = run.newest().map_or(0, |checkpoint| checkpoint.step);
         let at_resume = run.swaps.iter().rposition(|swap| swap.step <= resume);
         let replayed = run.swaps.iter().skip(at_resume.unwrap_or(0));
@@ -57,10 +70,18 @@ impl State {
     /// open or kept.
     fn checkpoints_to_keep(&self) -> BTreeSet<(u64, String)> {
         let run = &self.run;
-        let mut by_step: Vec<&CheckpointRef> = run.checkpoints.iter().map(|c| &c.reference).collect();
+        let mut by_step: Vec<&CheckpointRef> =
+            run.checkpoints.iter().map(|c| &c.reference).collect();
         by_step.sort_by_key(|c| c.step);
-        let last = by_step.iter().rev().take(self.settings.recipe.train.keep_checkpoints.max(1));
-        let stems = run.published.values().filter(|g| g.life == Life::Kept).map(|g| &g.checkpoint);
+        let last = by_step
+            .iter()
+            .rev()
+            .take(self.settings.recipe.train.keep_checkpoints.max(1));
+        let stems = run
+            .published
+            .values()
+            .filter(|g| g.life == Life::Kept)
+            .map(|g| &g.checkpoint);
         by_step
             .first()
             .into_iter()
@@ -77,7 +98,11 @@ impl State {
     /// The checkpoint with the best dev MRR@10 so far: the one to export.
     fn best(&self) -> Option<&CheckpointRef> {
         let name = format!("{}/mrr@10", self.settings.recipe.data.dev);
-        let dense = self.run.published.values().filter(|g| g.kind == GenerationKind::Dense);
+        let dense = self
+            .run
+            .published
+            .values()
+            .filter(|g| g.kind == GenerationKind::Dense);
         let scored = dense.filter_map(|g| Some((g.metrics.get(&name)?, &g.checkpoint)));
         let best = scored.max_by(|a, b| a.0.total_cmp(b.0))?;
         Some(best.1)

@@ -52,7 +52,9 @@ pub enum SettingsError {
         reason: String,
     },
     /// The corpus lacks what the recipe names.
-    #[error("the prepared corpus has no queries in split `{split}`; set data.{key} to one of: {known}")]
+    #[error(
+        "the prepared corpus has no queries in split `{split}`; set data.{key} to one of: {known}"
+    )]
     NoSplit {
         /// The split the recipe names.
         split: String,

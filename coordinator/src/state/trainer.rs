@@ -14,7 +14,11 @@ impl State {
         is_final: bool,
         effects: &mut Vec<Effect>,
     ) -> Result<Answer, Rejected> {
-        let known = self.run.checkpoints.iter().find(|c| c.reference == checkpoint);
+        let known = self
+            .run
+            .checkpoints
+            .iter()
+            .find(|c| c.reference == checkpoint);
         let unchanged = is_final == (self.run.final_checkpoint.as_ref() == Some(&checkpoint));
         match known.map(|known| known.life) {
             Some(Life::Kept) if unchanged => return Ok(Answer::Done),
@@ -55,9 +59,15 @@ impl State {
         else {
             return Ok(Answer::Done);
         };
-        let index = activation.checked_sub(1).and_then(|i| usize::try_from(i).ok());
+        let index = activation
+            .checked_sub(1)
+            .and_then(|i| usize::try_from(i).ok());
         let activated = index.and_then(|i| self.run.activations.get(i)).copied();
-        let stems = self.run.published.get(&generation).map(|g| &g.checkpoint.digest);
+        let stems = self
+            .run
+            .published
+            .get(&generation)
+            .map(|g| &g.checkpoint.digest);
         if activated != Some(generation) || stems != Some(&checkpoint) {
             let reason = format!(
                 "activation {activation} did not make generation {generation} of checkpoint {} active",
@@ -65,9 +75,19 @@ impl State {
             );
             return Err(Rejected::Unknown(reason));
         }
-        let same = |last: &super::run::SwapRecord| {
-            (last.step, last.activation) == (step, activation)
-        };
+        if self
+            .run
+            .published
+            .get(&generation)
+            .is_some_and(|g| g.life != Life::Kept)
+        {
+            let reason = format!(
+                "generation {generation} is retired and its negatives are deleted; switch to the active one"
+            );
+            return Err(Rejected::Precondition(reason));
+        }
+        let same =
+            |last: &super::run::SwapRecord| (last.step, last.activation) == (step, activation);
         if self.run.swaps.last().is_some_and(same) {
             return Ok(Answer::Done); // a retry after a lost answer
         }
@@ -90,11 +110,15 @@ impl State {
         let current = self.run.activations.len() as u64;
         match self.run.published.get(&generation).map(|g| g.life) {
             None => {
-                let reason = format!("generation {generation} was never published; list them with `quarry generations`");
+                let reason = format!(
+                    "generation {generation} was never published; list them with `quarry generations`"
+                );
                 return Err(Rejected::Unknown(reason));
             }
             Some(Life::Retired | Life::Collected) => {
-                let reason = format!("generation {generation} is retired and its negatives are deleted; choose a later one or raise refresh.keep_generations");
+                let reason = format!(
+                    "generation {generation} is retired and its negatives are deleted; choose a later one or raise refresh.keep_generations"
+                );
                 return Err(Rejected::Precondition(reason));
             }
             Some(Life::Kept) if self.run.activations.last() == Some(&generation) => {

@@ -29,7 +29,9 @@ impl State {
             return None;
         };
         let generation = open.generation;
-        Some(format!("generation {generation} is complete but cannot be published: {reason}"))
+        Some(format!(
+            "generation {generation} is complete but cannot be published: {reason}"
+        ))
     }
 
     fn task_trouble(&self) -> Option<String> {
@@ -40,7 +42,10 @@ impl State {
         if let Some((task, failures)) = failed.next() {
             let last = failures.last()?;
             let (count, worker, reason) = (failures.len(), &last.worker, &last.reason);
-            return Some(format!("{} failed {count} times, at last on {worker}: {reason}", work(task)));
+            return Some(format!(
+                "{} failed {count} times, at last on {worker}: {reason}",
+                work(task)
+            ));
         }
         let lost = |(task, n): &(&u32, &u32)| **n >= SUSPICIOUS_LOSSES && undone(task);
         let (task, n) = board.lost.iter().find(lost)?;
@@ -64,8 +69,14 @@ impl State {
 
     fn given_up(&self) -> Option<String> {
         let (generation, aborted) = self.run.aborted.last_key_value()?;
-        let newer = self.run.published.keys().next_back().is_some_and(|n| n > generation);
-        if newer || self.run.open.is_some() || aborted.epoch != self.run.epoch || self.run.trained() {
+        let newer = self
+            .run
+            .published
+            .keys()
+            .next_back()
+            .is_some_and(|n| n > generation);
+        if newer || self.run.open.is_some() || aborted.epoch != self.run.epoch || self.run.trained()
+        {
             return None;
         }
         Some(format!(

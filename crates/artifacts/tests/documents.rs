@@ -1,19 +1,14 @@
-//! Checkpoints, corpora, generations and the run's document: published last,
+//! Checkpoints, corpora and the run's document: published last,
 //! read back whole, refused when incomplete.
 #![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bytes::Bytes;
-use proptest::prelude::*;
 use quarry_artifacts::{
-    ArtifactError, BlockRef, Cache, CheckpointFiles, CheckpointManifest, CheckpointOrigin,
-    CheckpointRef, CorpusLocation, Created, Digest, GenerationKind, GenerationManifest, ObjectRef,
-    RunDocument, Store, fetch_checkpoint, fetch_corpus_file, layout, publish_checkpoint,
-    publish_corpus,
+    Cache, CheckpointFiles, CheckpointManifest, CheckpointOrigin, CheckpointRef, CorpusLocation,
+    Created, Digest, RunDocument, Store, fetch_checkpoint, fetch_corpus_file, layout,
+    publish_checkpoint, publish_corpus,
 };
 use serde_json::json;
 
@@ -311,154 +306,5 @@ fn checkpoint(step: u64) -> CheckpointRef {
         step,
         manifest: layout::checkpoint_manifest(step, &digest),
         digest,
-    }
-}
-
-fn generation(number: u64, blocks: Vec<BlockRef>) -> GenerationManifest {
-    GenerationManifest {
-        generation: number,
-        kind: GenerationKind::Dense,
-        checkpoint: checkpoint(number * 10),
-        corpus: Digest::of(b"corpus"),
-        embeddings: Vec::new(),
-        query_embeddings: BTreeMap::new(),
-        index: Vec::new(),
-        negatives: blocks,
-        runs: BTreeMap::new(),
-        metrics: BTreeMap::new(),
-        counts: BTreeMap::new(),
-    }
-}
-
-#[tokio::test]
-async fn a_short_or_mixed_generation_cannot_be_published() {
-    let store = Store::open("memory:").await.unwrap();
-    let object = store
-        .put_content("generations/000001/negatives", "b", "arrow", "abc".into())
-        .await
-        .unwrap();
-    let block = |first_query, queries| BlockRef {
-        first_query,
-        queries,
-        object: object.clone(),
-    };
-    let whole = generation(1, vec![block(0, 5), block(5, 2)]);
-    let mut bad = vec![
-        generation(1, vec![block(0, 5), block(6, 2)]),
-        generation(1, vec![block(0, 5), block(4, 2)]),
-        generation(1, vec![block(1, 5)]),
-        generation(1, vec![block(0, 0)]),
-    ];
-    let mut edited = whole.clone();
-    edited.metrics.insert("dev/mrr@10".into(), f64::NAN);
-    bad.push(edited);
-    let mut edited = whole.clone();
-    edited.runs.insert(
-        "dev".into(),
-        ObjectRef {
-            sha256: Digest::of(b"other"),
-            ..object.clone()
-        },
-    );
-    bad.push(edited);
-    for manifest in bad {
-        let error = manifest.publish(&store).await.unwrap_err();
-        assert!(matches!(error, ArtifactError::Invalid { .. }), "{error}");
-    }
-    let mut missing = whole.clone();
-    missing.index.push(ObjectRef {
-        path: "generations/000001/index/none".into(),
-        ..object.clone()
-    });
-    assert!(missing.publish(&store).await.unwrap_err().is_not_found());
-    let mut short = whole.clone();
-    short
-        .negatives
-        .iter_mut()
-        .for_each(|block| block.object.size = 4);
-    let error = short.publish(&store).await.unwrap_err();
-    assert!(matches!(error, ArtifactError::Mismatch { .. }), "{error}");
-    assert_eq!(
-        store
-            .head("generations/000001/manifest.json")
-            .await
-            .unwrap(),
-        None
-    );
-
-    let published = whole.publish(&store).await.unwrap();
-    assert_eq!(published.path, "generations/000001/manifest.json");
-    assert_eq!(whole.publish(&store).await.unwrap(), published);
-    assert_eq!(
-        GenerationManifest::read(&store, &published).await.unwrap(),
-        whole
-    );
-    // A coordinator that died before its log record left the first manifest.
-    let mut other = whole.clone();
-    other.counts.insert("dropped".into(), 1);
-    let beside = other.publish(&store).await.unwrap();
-    assert_ne!(beside.path, published.path);
-    assert_eq!(
-        GenerationManifest::read(&store, &beside).await.unwrap(),
-        other
-    );
-    assert_eq!(
-        GenerationManifest::read(&store, &published).await.unwrap(),
-        whole
-    );
-}
-
-prop_compose! {
-    fn any_manifest()(
-        number in 0..1_000_000_u64,
-        sizes in prop::collection::vec(1..1000_u32, 0..6),
-        metrics in prop::collection::btree_map("[a-z]{1,6}/[a-z@0-9]{1,8}", -1e9..1e9_f64, 0..5),
-        counts in prop::collection::btree_map("[a-z_]{1,12}", any::<u64>(), 0..5),
-        contents in prop::collection::vec(any::<Vec<u8>>(), 1..4),
-    ) -> GenerationManifest {
-        let object = |i: usize, content: &[u8]| {
-            let folder = layout::generation_embeddings(number);
-            ObjectRef::new(format!("{folder}/o-{i}"), content.len() as u64, Digest::of(content)).unwrap()
-        };
-        let mut first_query = 0;
-        let blocks = sizes.iter().enumerate().map(|(i, &queries)| {
-            let block = BlockRef { first_query, queries, object: object(100 + i, b"block") };
-            first_query += queries;
-            block
-        });
-        let mut manifest = generation(number, blocks.collect());
-        manifest.embeddings = contents.iter().enumerate().map(|(i, c)| object(i, c)).collect();
-        manifest.query_embeddings.insert("train".into(), manifest.embeddings.clone());
-        manifest.metrics = metrics;
-        manifest.counts = counts;
-        manifest
-    }
-}
-
-proptest! {
-    #[test]
-    fn manifests_round_trip_exactly(manifest in any_manifest()) {
-        prop_assert!(manifest.check().is_ok());
-        let json = serde_json::to_vec(&manifest).unwrap();
-        let back: GenerationManifest = serde_json::from_slice(&json).unwrap();
-        prop_assert_eq!(serde_json::to_vec(&back).unwrap(), json);
-        prop_assert_eq!(back, manifest);
-    }
-
-    #[test]
-    fn a_manifest_with_any_byte_changed_is_noticed(manifest in any_manifest(), at: prop::sample::Index, flip in 1..=255_u8) {
-        let mut bytes = serde_json::to_vec(&manifest).unwrap();
-        let digest = Digest::of(&bytes);
-        let at = at.index(bytes.len());
-        bytes[at] ^= flip;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let outcome = runtime.block_on(async {
-            let store = Store::open("memory:").await.unwrap();
-            let object = ObjectRef::new("generations/m", bytes.len() as u64, digest).unwrap();
-            store.create("generations/m", Bytes::from(bytes)).await.unwrap();
-            GenerationManifest::read(&store, &object).await
-        });
-        let is_mismatch = matches!(outcome, Err(ArtifactError::Mismatch { what: "sha256", .. }));
-        prop_assert!(is_mismatch);
     }
 }

@@ -154,6 +154,16 @@ fn check_message(
             ));
         }
     }
+    check_buffers(&batch, start + metadata.len(), body.len(), columns)
+}
+
+/// Checks that every buffer lies inside the body (which begins at `start` in the file), aligned and of whole values.
+fn check_buffers(
+    batch: &arrow_ipc::RecordBatch,
+    start: usize,
+    body: usize,
+    columns: &[Field],
+) -> Result<(), String> {
     let widths: Vec<usize> = columns
         .iter()
         .flat_map(|column| widths(column.data_type()))
@@ -173,14 +183,11 @@ fn check_message(
         ) else {
             return Err("a column has a negative extent".into());
         };
-        if offset
-            .checked_add(length)
-            .is_none_or(|end| end > body.len())
-        {
+        if offset.checked_add(length).is_none_or(|end| end > body) {
             return Err("a column reaches beyond its record batch".into());
         }
         // The map begins on a page, so the alignment in the file is the alignment in memory.
-        if !(start + metadata.len() + offset).is_multiple_of(8) || !length.is_multiple_of(width) {
+        if !(start + offset).is_multiple_of(8) || !length.is_multiple_of(width) {
             return Err("a column is not aligned".into());
         }
     }

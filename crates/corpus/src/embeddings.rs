@@ -173,3 +173,26 @@ fn header(len: usize, dim: usize, first_row: u32, checkpoint: &str) -> Vec<u8> {
     header.resize(header.len().next_multiple_of(8), b' ');
     header
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_damaged_byte_makes_it_panic() {
+        let mut bytes = header(2, 3, 5, "digest");
+        bytes.splice(0..0, (bytes.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&[0; 12]);
+        assert_eq!(Embeddings::check(bytes.clone().into()).unwrap().len(), 2);
+        for at in 0..bytes.len() {
+            for value in [0x00, b'0', b'9', b'"', 0x80, 0xff] {
+                let mut damaged = bytes.clone();
+                damaged[at] = value;
+                if let Ok(embeddings) = Embeddings::check(damaged.into()) {
+                    assert_eq!(embeddings.rows().len(), embeddings.len() * embeddings.dim());
+                }
+            }
+            assert!(Embeddings::check(bytes[..at].to_vec().into()).is_err());
+        }
+    }
+}

@@ -33,7 +33,7 @@ pub struct QueriesEntry {
     /// Its name inside the corpus folder.
     pub file: String,
     /// Its queries.
-    pub queries: u64,
+    pub queries: u32,
     /// Relevant (query, passage) pairs: grade 1 or more.
     pub positives: u64,
     /// Its size in bytes.

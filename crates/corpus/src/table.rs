@@ -13,6 +13,7 @@ use arrow_array::{
 use arrow_buffer::{ArrowNativeType, OffsetBuffer, ScalarBuffer};
 use arrow_ipc::writer::FileWriter;
 use arrow_schema::{DataType, Field, Schema};
+use bytes::Bytes;
 
 use crate::output::{self, Written};
 use crate::{CorpusError, decode, mapped};
@@ -124,16 +125,23 @@ impl Table {
         kind: &'static str,
         columns: &[Field],
     ) -> Result<Table, CorpusError> {
+        Table::check(mapped::map(path)?, columns, path, kind)
+    }
+
+    fn check(
+        bytes: Bytes,
+        columns: &[Field],
+        path: &Path,
+        kind: &'static str,
+    ) -> Result<Table, CorpusError> {
         let corrupt = |reason: String| CorpusError::Corrupt {
             path: path.to_path_buf(),
             kind,
             reason,
         };
-        let batch = decode::decode(mapped::map(path)?, columns).map_err(corrupt)?;
-        for array in batch.columns() {
-            if array.null_count() > 0 {
-                return Err(corrupt("a column holds nulls".into()));
-            }
+        let batch = decode::decode(bytes, columns).map_err(corrupt)?;
+        if batch.columns().iter().any(|array| array.null_count() > 0) {
+            return Err(corrupt("a column holds nulls".into()));
         }
         Ok(Table {
             path: path.to_path_buf(),
@@ -211,5 +219,65 @@ impl Table {
             offsets: lists.offsets().clone(),
             values: values.values().clone(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::types::{Float32Type, UInt64Type};
+    use arrow_array::{LargeStringArray, StringArray, UInt64Array};
+
+    use super::*;
+
+    fn columns() -> Vec<Field> {
+        vec![
+            column("a", DataType::Utf8),
+            column("b", DataType::LargeUtf8),
+            list_column("c", DataType::Float32),
+            column("d", DataType::UInt64),
+        ]
+    }
+
+    /// Reads every value of a table of [`columns`].
+    fn walk(bytes: Vec<u8>) -> Result<usize, CorpusError> {
+        let table = Table::check(bytes.into(), &columns(), Path::new("test.arrow"), "table")?;
+        table.metadata_u32("key")?;
+        let (a, b) = (table.strings("a")?, table.large_strings("b")?);
+        let (c, d) = (
+            table.lists::<Float32Type>("c")?,
+            table.numbers::<UInt64Type>("d")?,
+        );
+        let row = |i| a.value(i).chars().count() + b.value(i).chars().count() + c.row(i).len();
+        Ok((0..table.rows()).map(|i| row(i) ^ d[i] as usize).sum())
+    }
+
+    #[test]
+    fn no_damaged_byte_makes_it_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test.arrow");
+        let mut lists = ListBuilder::new();
+        lists.push(&[0.5]).unwrap();
+        lists.push(&[1.0, 2.0]).unwrap();
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["one", "é"])),
+            Arc::new(LargeStringArray::from(vec!["text", "語"])),
+            lists.finish::<Float32Type>(),
+            Arc::new(UInt64Array::from(vec![1, 2])),
+        ];
+        let metadata = [("key".to_string(), "7".to_string())];
+        let schema = Schema::new(columns()).with_metadata(metadata);
+        write(&path, schema, arrays).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(walk(bytes.clone()).unwrap(), (8 ^ 1) + (4 ^ 2));
+        let mut refused = 0;
+        for at in 0..bytes.len() {
+            for value in [0x00, 0x01, 0x07, 0x40, 0x7f, 0x80, 0xff] {
+                let mut damaged = bytes.clone();
+                damaged[at] = value;
+                refused += usize::from(walk(damaged).is_err());
+            }
+            assert!(walk(bytes[..at].to_vec()).is_err(), "cut at {at}");
+        }
+        assert!(refused > bytes.len() / 4, "{refused} of {}", bytes.len());
     }
 }

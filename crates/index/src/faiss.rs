@@ -282,8 +282,10 @@ fn training_sample(
 ) -> Result<Vec<f32>, IndexError> {
     // The fractional part of seed · φ (Weyl): any two seeds give different offsets.
     let offset = u128::from(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let position =
-        |i: usize| ((((i as u128) << 64) + offset) * rows as u128 / wanted as u128 >> 64) as usize;
+    let position = |i: usize| {
+        let numerator = (((i as u128) << 64) + offset) * rows as u128;
+        ((numerator / wanted as u128) >> 64) as usize
+    };
     let mut sample = vec![0.0; wanted * dim];
     let (mut part, mut before) = (0, 0);
     for (i, out) in sample.chunks_mut(dim).enumerate() {

@@ -5,6 +5,7 @@
 
 mod language;
 mod words;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,19 +15,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tantivy::collector::TopDocs;
 use tantivy::columnar::ColumnValues;
-use tantivy::indexer::NoMergePolicy;
 use tantivy::query::{BooleanQuery, Occur, Query, TermQuery};
-use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
+use tantivy::schema::{Field, IndexRecordOption};
 use tantivy::tokenizer::{TextAnalyzer, TokenStream};
-use tantivy::{Index, IndexWriter, ReloadPolicy, Searcher, SegmentReader, TantivyDocument, Term};
+use tantivy::{Index, ReloadPolicy, Searcher, SegmentReader, Term};
 
 use crate::{Hit, IndexError};
 pub use language::Language;
 
-/// Memory of the writer in bytes; more passages than fit become segments that are merged at the end.
-const WRITER_MEMORY: usize = 256 << 20;
-/// Passages between two calls of `progress`.
-const PROGRESS_STEP: u64 = 1000;
 const DESCRIPTION: &str = "quarry.json";
 const VERSION: u32 = 1;
 const ANALYZER: &str = "quarry";
@@ -77,7 +73,13 @@ impl SparseIndex {
             .prefix(".bm25-")
             .tempdir_in(parent)
             .map_err(IndexError::io(parent))?;
-        write(temporary.path(), passages, language, progress)?;
+        writer::write(
+            temporary.path(),
+            passages,
+            language,
+            writer::MEMORY,
+            progress,
+        )?;
         let complete = SparseIndex::open(temporary.path())?;
         drop(complete);
         fs::rename(temporary.keep(), dir).map_err(IndexError::io(dir))?;
@@ -218,85 +220,6 @@ impl SparseIndex {
         };
         clauses.map(|term| (Occur::Should, query(term))).collect()
     }
-}
-
-/// Writes a one-segment index of `passages` into the empty folder `dir`.
-fn write<T: AsRef<str>>(
-    dir: &Path,
-    passages: impl IntoIterator<Item = (u32, T)>,
-    language: Language,
-    progress: &mut dyn FnMut(u64),
-) -> Result<(), IndexError> {
-    let mut schema = Schema::builder();
-    let indexing = TextFieldIndexing::default()
-        .set_tokenizer(ANALYZER)
-        .set_index_option(IndexRecordOption::WithFreqs)
-        .set_fieldnorms(true);
-    let text = schema.add_text_field(TEXT, TextOptions::default().set_indexing_options(indexing));
-    let row_field = schema.add_u64_field(ROW, FAST);
-    let index = Index::create_in_dir(dir, schema.build())?;
-    index
-        .tokenizers()
-        .register(ANALYZER, words::analyzer(language));
-    let mut writer: IndexWriter = index.writer_with_num_threads(1, WRITER_MEMORY)?;
-    writer.set_merge_policy(Box::new(NoMergePolicy));
-    let (mut count, mut last) = (0, None);
-    for (row, passage) in passages {
-        if last.is_some_and(|last| row <= last) {
-            return Err(IndexError::Parts {
-                first_row: row,
-                problem: "does not follow the row before it",
-            });
-        }
-        last = Some(row);
-        let mut document = TantivyDocument::new();
-        document.add_text(text, passage.as_ref());
-        document.add_u64(row_field, u64::from(row));
-        writer.add_document(document)?;
-        count += 1;
-        if count % PROGRESS_STEP == 0 {
-            progress(count);
-        }
-    }
-    if count == 0 {
-        return Err(IndexError::Empty);
-    }
-    writer.commit()?;
-    merge_segments(&index, &mut writer)?;
-    writer.wait_merging_threads()?;
-    progress(count);
-    let description = Description {
-        version: VERSION,
-        language,
-        passages: count,
-    };
-    let path = dir.join(DESCRIPTION);
-    let description = serde_json::to_vec(&description).map_err(|error| IndexError::Corrupt {
-        path: path.clone(),
-        reason: error.to_string(),
-    })?;
-    fs::write(&path, description).map_err(IndexError::io(path))
-}
-
-/// Merges the segments in the order of their rows, so that document numbers ascend with rows.
-fn merge_segments(index: &Index, writer: &mut IndexWriter) -> Result<(), IndexError> {
-    let searcher = index
-        .reader_builder()
-        .reload_policy(ReloadPolicy::Manual)
-        .try_into()?
-        .searcher();
-    let mut segments = Vec::new();
-    for segment in searcher.segment_readers() {
-        segments.push((rows(segment)?.get_val(0), segment.segment_id()));
-    }
-    drop(searcher);
-    if segments.len() > 1 {
-        segments.sort_unstable_by_key(|(first_row, _)| *first_row);
-        let ids: Vec<_> = segments.into_iter().map(|(_, id)| id).collect();
-        writer.merge(&ids).wait()?;
-    }
-    writer.garbage_collect_files().wait()?;
-    Ok(())
 }
 
 /// The corpus rows of a segment's documents; refuses rows that do not ascend.

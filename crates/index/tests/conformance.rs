@@ -12,83 +12,49 @@ const FIRST_ROW: u32 = 1000;
 /// Builds one kind of index over parts.
 type Build = fn(Vec<Part>) -> Result<Box<dyn Search>, IndexError>;
 
-fn faiss(spec: IndexSpec, parts: Vec<Part>) -> Result<Box<dyn Search>, IndexError> {
-    Ok(Box::new(FaissIndex::build(&spec, &parts, 1)?))
+fn faiss(
+    factory: &str,
+    nprobe: Option<usize>,
+    parts: &[Part],
+) -> Result<Box<dyn Search>, IndexError> {
+    let ef_search = factory.contains("HNSW").then_some(64);
+    let spec = IndexSpec {
+        nprobe,
+        ef_search,
+        ..IndexSpec::new(factory)
+    };
+    Ok(Box::new(FaissIndex::build(&spec, parts, 1)?))
+}
+
+fn exact(parts: Vec<Part>) -> Result<Box<dyn Search>, IndexError> {
+    Ok(Box::new(ExactIndex::new(parts, tch::Device::Cpu)?))
 }
 
 /// Kind, how to build it, and its floor of recall@10 on clustered vectors; 1 = exact, ties and all.
 const KINDS: [(&str, Build, f64); 8] = [
-    (
-        "exact",
-        |parts| Ok(Box::new(ExactIndex::new(parts, tch::Device::Cpu)?)),
-        1.0,
-    ),
-    ("Flat", |parts| faiss(IndexSpec::new("Flat"), parts), 1.0),
+    ("exact", exact, 1.0),
+    ("Flat", |parts| faiss("Flat", None, &parts), 1.0),
     (
         "IVF32,Flat",
-        |parts| {
-            faiss(
-                IndexSpec {
-                    nprobe: Some(8),
-                    ..IndexSpec::new("IVF32,Flat")
-                },
-                parts,
-            )
-        },
-        0.9,
+        |parts| faiss("IVF32,Flat", Some(8), &parts),
+        0.95,
     ),
     (
         "IVF32,SQ8",
-        |parts| {
-            faiss(
-                IndexSpec {
-                    nprobe: Some(8),
-                    ..IndexSpec::new("IVF32,SQ8")
-                },
-                parts,
-            )
-        },
-        0.85,
+        |parts| faiss("IVF32,SQ8", Some(8), &parts),
+        0.93,
     ),
-    (
-        "HNSW32",
-        |parts| {
-            faiss(
-                IndexSpec {
-                    ef_search: Some(64),
-                    ..IndexSpec::new("HNSW32")
-                },
-                parts,
-            )
-        },
-        0.9,
-    ),
-    ("PQ16", |parts| faiss(IndexSpec::new("PQ16"), parts), 0.6),
+    ("HNSW32", |parts| faiss("HNSW32", None, &parts), 0.95),
+    ("PQ16", |parts| faiss("PQ16", None, &parts), 0.65),
     (
         "IVF32,PQ16",
-        |parts| {
-            faiss(
-                IndexSpec {
-                    nprobe: Some(8),
-                    ..IndexSpec::new("IVF32,PQ16")
-                },
-                parts,
-            )
-        },
-        0.6,
+        |parts| faiss("IVF32,PQ16", Some(8), &parts),
+        0.75,
     ),
     (
-        "OPQ16,IVF16,PQ16x4fs,RFlat",
-        |parts| {
-            faiss(
-                IndexSpec {
-                    nprobe: Some(16),
-                    ..IndexSpec::new("OPQ16,IVF16,PQ16x4fs,RFlat")
-                },
-                parts,
-            )
-        },
-        0.4,
+        "OPQ16,IVF16,PQ16x4fs",
+        |parts| faiss("OPQ16,IVF16,PQ16x4fs", Some(16), &parts),
+        0.33,
     ),
 ];
 

@@ -176,7 +176,7 @@ fn damaged_files_are_refused() {
 fn what_cannot_be_built_says_why() {
     let (part, _) = small();
     let message = |spec: IndexSpec| {
-        FaissIndex::build(&spec, &[part.clone()], 0)
+        FaissIndex::build(&spec, std::slice::from_ref(&part), 0)
             .err()
             .unwrap()
             .to_string()
@@ -210,7 +210,7 @@ fn what_cannot_be_built_says_why() {
 fn nprobe_and_ef_search_reach_faiss() {
     let (part, queries) = small();
     let found = |spec: &IndexSpec| {
-        FaissIndex::build(spec, &[part.clone()], 0)
+        FaissIndex::build(spec, std::slice::from_ref(&part), 0)
             .unwrap()
             .search(&queries, 400)
             .unwrap()

@@ -54,6 +54,20 @@ fn main() {
     }
 }
 
+/// Seconds of processor time of this process so far, where Linux tells: on a busy
+/// machine, with one thread, the figure to trust.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
+    let ticks = |i: usize| {
+        fields
+            .get(i)
+            .and_then(|f| f.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
+    (ticks(11) + ticks(12)) / 100.0
+}
+
 fn encode(
     dir: &Path,
     ids: &[Vec<u32>],
@@ -82,10 +96,13 @@ fn encode(
             .unwrap()
     };
     run(&passages[..passages.len().min(32)]);
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), cpu_seconds());
     run(&passages);
     let rate = passages.len() as f64 / start.elapsed().as_secs_f64();
-    println!("round {round} encode {precision:?} budget {budget}: {rate:.1} passages/s");
+    let cpu = cpu_seconds() - cpu;
+    println!(
+        "round {round} encode {precision:?} budget {budget}: {rate:.1} passages/s, cpu {cpu:.2} s"
+    );
 }
 
 fn train(dir: &Path, ids: &[Vec<u32>], specials: Specials, precision: Precision, round: usize) {
@@ -119,7 +136,7 @@ fn train(dir: &Path, ids: &[Vec<u32>], specials: Specials, precision: Precision,
         let mut times = Vec::new();
         for step in 0..4 {
             tch::manual_seed(step);
-            let start = Instant::now();
+            let (start, cpu) = (Instant::now(), cpu_seconds());
             let (q, p) = model.embed_pair(&queries, &passages, dropout).unwrap();
             let input = Contrast {
                 queries: &q,
@@ -131,7 +148,7 @@ fn train(dir: &Path, ids: &[Vec<u32>], specials: Specials, precision: Precision,
             let loss = info_nce(&input).unwrap().loss;
             let forward = start.elapsed().as_secs_f64();
             loss.backward();
-            times.push((start.elapsed().as_secs_f64(), forward));
+            times.push((start.elapsed().as_secs_f64(), forward, cpu_seconds() - cpu));
             for parameter in &parameters {
                 let _ = parameter.tensor.grad().zero_();
             }
@@ -142,9 +159,10 @@ fn train(dir: &Path, ids: &[Vec<u32>], specials: Specials, precision: Precision,
             .reduce(|a, b| if a.0 < b.0 { a } else { b })
             .unwrap();
         println!(
-            "round {round} train {precision:?} dropout {hidden}: {:.3} s/step (forward {:.3}), {} tokens",
+            "round {round} train {precision:?} dropout {hidden}: {:.3} s/step (forward {:.3}, cpu {:.2}), {} tokens",
             best.0,
             best.1,
+            best.2,
             queries.tokens() + passages.tokens()
         );
     }

@@ -133,6 +133,27 @@ impl PackedBatch {
         runs
     }
 
+    /// Consecutive parts of at most `tokens` tokens (or one sequence), in packed order.
+    pub(crate) fn chunks(&self, tokens: usize) -> Vec<Self> {
+        let mut chunks: Vec<Self> = Vec::new();
+        for (place, ids) in self.sequences() {
+            let fits = |chunk: &&mut Self| chunk.ids.len() + ids.len() <= tokens;
+            if chunks.last_mut().filter(fits).is_none() {
+                chunks.push(Self {
+                    ids: Vec::new(),
+                    lengths: Vec::new(),
+                    order: Vec::new(),
+                });
+            }
+            if let Some(chunk) = chunks.last_mut() {
+                chunk.ids.extend(ids);
+                chunk.lengths.push(ids.len() as i64);
+                chunk.order.push(place);
+            }
+        }
+        chunks
+    }
+
     /// `[B]`: packed place of each of the caller's sequences; `None` if it is
     /// the identity.
     pub(crate) fn inverse(&self) -> Option<Vec<i64>> {
@@ -172,6 +193,16 @@ mod tests {
         let runs = batch(&[&[3], &[4, 5], &[6], &[7, 8]], 16).runs();
         let expected = [(2, 4), (2, 3)].map(|(count, length)| Run { count, length });
         assert_eq!(runs, expected);
+    }
+
+    #[test]
+    fn chunks_are_the_batch_in_order() {
+        let packed = batch(&[&[3; 9], &[4, 5], &[6], &[7, 8]], 16);
+        let chunks = packed.chunks(8);
+        let tokens: Vec<usize> = chunks.iter().map(PackedBatch::tokens).collect();
+        assert_eq!(tokens, [11, 8, 3]);
+        let joined: Vec<i64> = chunks.iter().flat_map(|c| c.ids.clone()).collect();
+        assert_eq!(joined, packed.ids);
     }
 
     #[test]

@@ -181,6 +181,28 @@ fn dropout_follows_the_seed_and_is_off_without_it() {
 }
 
 #[test]
+fn gradients_flow_through_every_dropout() {
+    let expected = expected("bert");
+    for precision in [Precision::F32, Precision::Bf16] {
+        let options = options(Pooling::Mean, precision, true);
+        let model = DualEncoder::load(&data("bert"), &options).unwrap();
+        let dropout = Some(quarry_model::Dropout {
+            hidden: 0.2,
+            attention: 0.2,
+        });
+        weighted_square(&model.query().embed(&expected.batch(), dropout).unwrap()).backward();
+        for parameter in model.parameters() {
+            let norm = f64::try_from(parameter.tensor.grad().norm()).unwrap();
+            assert!(
+                norm.is_finite() && norm > 0.0,
+                "{precision:?} {}: {norm}",
+                parameter.name
+            );
+        }
+    }
+}
+
+#[test]
 fn finite_differences_agree_with_autograd() {
     let expected = expected("distilbert");
     let options = options(Pooling::Mean, Precision::F32, true);

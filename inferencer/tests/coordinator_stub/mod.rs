@@ -16,8 +16,11 @@ pub struct Record {
     pub leases: VecDeque<Lease>,
     /// Leases whose next heartbeat is answered with a cancellation.
     pub cancel: Vec<u64>,
-    /// (lease, progress)
-    pub heartbeats: Vec<(u64, f64)>,
+    /// Leases whose completion is refused.
+    pub refuse: Vec<u64>,
+    /// Whether the run goes on when the leases are given out.
+    pub open: bool,
+    pub heartbeats: Vec<HeartbeatRequest>,
     pub completed: Vec<CompleteTaskRequest>,
     pub returned: Vec<ReturnLeaseRequest>,
 }
@@ -77,10 +80,16 @@ fn unused<T>() -> Answer<T> {
 impl Coordinator for Script {
     type WatchGenerationsStream = tokio_stream::Empty<Result<WatchGenerationsResponse, Status>>;
 
-    /// Scripted leases first, then the end of the run.
+    /// Scripted leases first, then nothing more, or the end of the run.
     async fn acquire_lease(&self, _: Request<AcquireLeaseRequest>) -> Answer<AcquireLeaseResponse> {
-        let lease = self.record().leases.pop_front();
-        let run_finished = lease.is_none();
+        let (lease, open) = {
+            let mut record = self.record();
+            (record.leases.pop_front(), record.open)
+        };
+        if lease.is_none() && open {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let run_finished = lease.is_none() && !open;
         Ok(Response::new(AcquireLeaseResponse {
             lease,
             run_finished,
@@ -90,8 +99,8 @@ impl Coordinator for Script {
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Answer<HeartbeatResponse> {
         let beat = request.into_inner();
         let mut record = self.record();
-        record.heartbeats.push((beat.lease, beat.progress));
         let cancelled = record.cancel.contains(&beat.lease);
+        record.heartbeats.push(beat);
         Ok(Response::new(HeartbeatResponse { cancelled }))
     }
 
@@ -99,7 +108,11 @@ impl Coordinator for Script {
         &self,
         request: Request<CompleteTaskRequest>,
     ) -> Answer<CompleteTaskResponse> {
-        self.record().completed.push(request.into_inner());
+        let mut record = self.record();
+        if record.refuse.contains(&request.get_ref().lease) {
+            return Err(Status::invalid_argument("it gave no object"));
+        }
+        record.completed.push(request.into_inner());
         Ok(Response::new(CompleteTaskResponse { accepted: true }))
     }
 

@@ -46,6 +46,10 @@ impl JudgedPassages {
         self.rows[number as usize]
     }
 
+    fn holds(&self, verdict: &Verdict) -> bool {
+        self.exists[verdict.passage as usize]
+    }
+
     fn id(&self, wanted: u32) -> String {
         // Only for a message: the map is not kept in both directions.
         let found = self.numbers.iter().find(|(_, number)| **number == wanted);
@@ -86,6 +90,10 @@ impl JudgedQuery {
             Found::Text(_, text) => text,
             _ => "",
         }
+    }
+
+    fn has_positive(&self) -> bool {
+        self.verdicts.iter().any(|verdict| verdict.grade >= 1)
     }
 
     fn ordinal(&self) -> u64 {
@@ -146,6 +154,48 @@ impl JudgedSplit {
                 }
             }
         }
+    }
+}
+
+impl JudgedSplit {
+    fn settle(&mut self, passages: &JudgedPassages, tally: &mut Tally) -> Result<(), CorpusError> {
+        let strictness = tally.strictness;
+        self.queries
+            .retain(|query| matches!(query.found, Found::Text(..)));
+        for query in &mut self.queries {
+            for verdict in query
+                .verdicts
+                .iter()
+                .filter(|verdict| !passages.holds(verdict))
+            {
+                let unknown = || CorpusError::UnknownId {
+                    what: "passage",
+                    id: passages.id(verdict.passage),
+                    place: Place {
+                        line: verdict.line,
+                        ..query.place.clone()
+                    },
+                };
+                tally.fault(strictness.unknown_id, "unknown_passages", 1, unknown)?;
+            }
+            query.verdicts.retain(|verdict| passages.holds(verdict));
+            if !query.has_positive() {
+                let lonely = || CorpusError::NoPositive {
+                    id: query.id.clone(),
+                    split: self.name.clone(),
+                    place: query.place.clone(),
+                };
+                tally.fault(
+                    strictness.no_positive,
+                    "queries_without_positive",
+                    1,
+                    lonely,
+                )?;
+            }
+        }
+        self.queries.retain(JudgedQuery::has_positive);
+        self.queries.sort_by_key(JudgedQuery::ordinal);
+        Ok(())
     }
 }
 
@@ -230,49 +280,8 @@ impl Judged {
     /// With all passages known: drops or refuses judgements of unknown ones and queries without positives, and puts
     /// the queries that remain in the order of their file.
     pub(super) fn settle(&mut self, dir: &Path, tally: &mut Tally) -> Result<(), CorpusError> {
-        let strictness = tally.strictness;
-        let passages = &self.passages;
         for split in &mut self.splits {
-            split
-                .queries
-                .retain(|query| matches!(query.found, Found::Text(..)));
-            for query in &mut split.queries {
-                for verdict in query
-                    .verdicts
-                    .iter()
-                    .filter(|verdict| !passages.exists[verdict.passage as usize])
-                {
-                    tally.fault(strictness.unknown_id, "unknown_passages", 1, || {
-                        CorpusError::UnknownId {
-                            what: "passage",
-                            id: passages.id(verdict.passage),
-                            place: Place {
-                                line: verdict.line,
-                                ..query.place.clone()
-                            },
-                        }
-                    })?;
-                }
-                query
-                    .verdicts
-                    .retain(|verdict| passages.exists[verdict.passage as usize]);
-                if !query.verdicts.iter().any(|verdict| verdict.grade >= 1) {
-                    tally.fault(
-                        strictness.no_positive,
-                        "queries_without_positive",
-                        1,
-                        || CorpusError::NoPositive {
-                            id: query.id.clone(),
-                            split: split.name.clone(),
-                            place: query.place.clone(),
-                        },
-                    )?;
-                }
-            }
-            split
-                .queries
-                .retain(|query| query.verdicts.iter().any(|verdict| verdict.grade >= 1));
-            split.queries.sort_by_key(JudgedQuery::ordinal);
+            split.settle(&self.passages, tally)?;
             if split.queries.is_empty() {
                 return Err(CorpusError::Nothing {
                     what: format!("the split {}", split.name),

@@ -62,28 +62,23 @@ impl Job<'_> {
         let mut shard = ShardBuilder::new();
         let mut batch: Vec<(String, String)> = Vec::new();
         let (mut ordinal, mut row) = (0, 0);
-        for record in self
-            .options
-            .format
-            .passages(self.dir, &self.options.splits)?
-        {
+        let options = self.options;
+        for record in options.format.passages(self.dir, &options.splits)? {
             let Some(passage) = kept(tally.accept(record)?, admitted, &mut ordinal) else {
                 continue;
             };
             judged.passages.place(&passage.id, row);
             row += 1;
             batch.push((passage.full_text(), passage.id));
-            let full = shard.len() + batch.len() == self.options.shard_passages;
+            let full = shard.len() + batch.len() == options.shard_passages;
             if full || batch.len() == BATCH {
                 self.add(&mut shard, &mut batch, &mut shards)?;
                 let (stage, done, of) = (Stage::Passages, u64::from(row), Some(admitted.kept()));
                 progress(PrepareProgress { stage, done, of });
             }
             if full {
-                self.write_shard(
-                    std::mem::replace(&mut shard, ShardBuilder::new()),
-                    &mut shards,
-                )?;
+                let complete = std::mem::replace(&mut shard, ShardBuilder::new());
+                self.write_shard(complete, &mut shards)?;
             }
         }
         self.add(&mut shard, &mut batch, &mut shards)?;
@@ -249,7 +244,7 @@ impl Job<'_> {
         let written = set.write(&self.out.join(&file))?;
         Ok(QueriesEntry {
             file,
-            queries: split.queries.len() as u64,
+            queries: split.queries.len() as u32,
             positives,
             size: written.size,
             sha256: written.sha256,

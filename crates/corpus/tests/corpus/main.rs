@@ -1,6 +1,7 @@
 //! Collections on disk, from every format to the tables.
 #![allow(clippy::unwrap_used)]
 
+mod broken_files;
 mod faults;
 mod formats;
 mod squad_mini;

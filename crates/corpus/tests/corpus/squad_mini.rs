@@ -31,7 +31,7 @@ fn counts_are_those_of_its_description() {
         .map(|shard| (shard.first_row, shard.passages))
         .collect();
     assert_eq!(shards, [(0, 250), (250, 250), (500, 105)]);
-    let queries: Vec<(&str, u64, u64)> = manifest
+    let queries: Vec<(&str, u32, u64)> = manifest
         .queries
         .iter()
         .map(|(split, entry)| (split.as_str(), entry.queries, entry.positives))

@@ -116,8 +116,10 @@ fn every_truncation_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     for ((name, read), bytes) in KINDS.iter().zip(&FILES.1) {
         let path = dir.path().join(name);
-        for end in 0..bytes.len() {
-            std::fs::write(&path, &bytes[..end]).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        for end in (0..bytes.len()).rev() {
+            file.set_len(end as u64).unwrap();
             let message = read(&path).unwrap_err().to_string();
             assert!(
                 message.starts_with(&path.display().to_string()),
@@ -292,22 +294,5 @@ proptest! {
         std::fs::write(&path, bytes).unwrap();
         // Damage of mere values cannot be seen here: the hash of the manifest is for that.
         let _ = read(&path);
-    }
-}
-
-/// Every byte of the file set to values that make lengths and offsets huge, negative or zero.
-#[test]
-fn no_single_byte_makes_it_panic() {
-    let dir = tempfile::tempdir().unwrap();
-    for ((name, read), bytes) in KINDS.iter().zip(&FILES.1) {
-        let path = dir.path().join(name);
-        for at in 0..bytes.len() {
-            for value in [0x00, 0x01, 0x7f, 0x80, 0xff] {
-                let mut damaged = bytes.clone();
-                damaged[at] = value;
-                std::fs::write(&path, &damaged).unwrap();
-                let _ = read(&path);
-            }
-        }
     }
 }

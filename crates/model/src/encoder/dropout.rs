@@ -10,15 +10,15 @@ use tch::{Kind, TchError, Tensor};
 const STEPS: f64 = 65_536.0;
 
 /// Zeroes each element with probability `p`, rounded to a multiple of 2⁻¹⁶, and
-/// scales the others so that the mean stays. `x` is used up: it may be changed in place.
-pub(super) fn drop(mut x: Tensor, p: f64) -> Result<Tensor, TchError> {
+/// scales the others so that the mean stays.
+pub(super) fn drop(x: Tensor, p: f64) -> Result<Tensor, TchError> {
     let dropped = (p * STEPS).round();
     if dropped <= 0.0 {
         return Ok(x);
     }
     let kept = bits(&x)?.f_ge(dropped as i64 - 32_768)?;
     let scale = STEPS / (STEPS - dropped);
-    x.f_mul_(&kept)?.f_mul_scalar_(scale)
+    x.f_mul(&kept)?.f_mul_scalar_(scale)
 }
 
 /// Uniform 16-bit integers in the shape of `x`.

@@ -40,10 +40,12 @@ impl Encoder {
         for places in batches(sequences, max_length, token_budget) {
             let batch =
                 PackedBatch::new(places.iter().map(|&i| sequences[i]), specials, max_length);
-            let vectors = self.embed_with(prepared, &batch, None)?;
-            block.resize(places.len() * width, 0f32);
+            self.check(&batch)?;
+            let vectors = self.vectors(prepared, &batch, None)?;
             let vectors = vectors.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
+            block.resize(places.len() * width, 0f32);
             vectors.f_copy_data(&mut block, places.len() * width)?;
+            // `places` is sorted as the batch sorts, so rows are in its packed order.
             for (&place, row) in places.iter().zip(block.chunks_exact(width)) {
                 if row.iter().any(|x| !x.is_finite()) {
                     return Err(ModelError::NotFinite(place));

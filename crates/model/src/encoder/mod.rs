@@ -62,6 +62,11 @@ pub(crate) struct Setting {
     pub trainable: bool,
 }
 
+/// Tokens of a training batch that go through the layers at once on a CPU: their
+/// states then stay near the processor, and no tensor is so large that the
+/// allocator gives its pages back.
+const CPU_CHUNK_TOKENS: usize = 2048;
+
 /// One tower.
 pub struct Encoder {
     folder: ModelFolder,
@@ -135,19 +140,44 @@ impl Encoder {
         batch: &PackedBatch,
         dropout: Option<Dropout>,
     ) -> Result<Tensor, ModelError> {
-        match &self.frozen {
-            Some(prepared) => self.embed_with(prepared, batch, dropout),
-            None => self.embed_with(&self.prepare()?, batch, dropout),
+        self.check(batch)?;
+        let mut parts = Vec::new();
+        for chunk in batch.chunks(self.chunk_tokens()) {
+            // Trainable weights are cast anew for each chunk: the gradients of the
+            // chunks then add up in the f32 masters, not in bf16.
+            parts.push(match &self.frozen {
+                Some(prepared) => self.vectors(prepared, &chunk, dropout)?,
+                None => self.vectors(&self.prepare()?, &chunk, dropout)?,
+            });
+        }
+        let vectors = Tensor::f_cat(&parts, 0)?;
+        Ok(match batch.inverse() {
+            Some(inverse) => {
+                let places = Tensor::from_slice(&inverse).to_device(self.setting.device);
+                vectors.f_index_select(0, &places)?
+            }
+            None => vectors,
+        })
+    }
+
+    /// Tokens that go through the layers at once.
+    fn chunk_tokens(&self) -> usize {
+        if let Ok(v) = std::env::var("CHUNK") {
+            return v.parse().unwrap_or(2048);
+        }
+        match self.setting.device {
+            Device::Cpu => CPU_CHUNK_TOKENS,
+            _ => usize::MAX,
         }
     }
 
-    fn embed_with(
+    /// `[B, D]` f32 in packed order.
+    fn vectors(
         &self,
         prepared: &Prepared,
         batch: &PackedBatch,
         dropout: Option<Dropout>,
     ) -> Result<Tensor, ModelError> {
-        self.check(batch)?;
         let forward = block::Forward {
             config: self.config(),
             prepared,
@@ -157,18 +187,13 @@ impl Encoder {
         let device = self.setting.device;
         let ids = Tensor::from_slice(batch.ids()).to_device(device);
         let positions = Tensor::from_slice(&self.positions(batch)).to_device(device);
-        let states = forward.states(&ids, &positions, &batch.runs())?;
-        let vectors = self.setting.pooling.pool(&states, &batch.runs())?;
-        let vectors = match self.setting.normalize {
-            true => pooling::normalize(&vectors)?,
-            false => vectors,
-        };
-        Ok(match batch.inverse() {
-            Some(inverse) => {
-                vectors.f_index_select(0, &Tensor::from_slice(&inverse).to_device(device))?
-            }
-            None => vectors,
-        })
+        let runs = batch.runs();
+        let states = forward.states(&ids, &positions, &runs)?;
+        let vectors = self.setting.pooling.pool(&states, &runs)?;
+        match self.setting.normalize {
+            true => Ok(pooling::normalize(&vectors)?),
+            false => Ok(vectors),
+        }
     }
 
     /// Position id of every token. RoBERTa counts the tokens that are not

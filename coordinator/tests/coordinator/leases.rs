@@ -1,0 +1,273 @@
+//! Leases: who does what, and what happens when they do not.
+
+use crate::fixture::{Bench, completed, heartbeat, key, output, settings};
+use quarry_coordinator::state::{Answer, Effect, Event, Rejected};
+use quarry_proto::Work;
+
+const LEASE_MS: u64 = 20_000;
+
+#[test]
+fn a_lease_that_is_not_renewed_goes_to_the_next_worker() {
+    let mut bench = Bench::new(settings(|_| {}));
+    let first = bench.ask("a").unwrap();
+    bench.wait(LEASE_MS - 1);
+    assert_ne!(bench.ask("b").unwrap().task.number, first.task.number);
+    bench.wait(1);
+    let second = bench.ask("b").unwrap();
+    assert_eq!((second.task.number, second.attempt), (first.task.number, 2));
+}
+
+#[test]
+fn heartbeats_keep_a_lease_and_bring_its_end() {
+    let mut bench = Bench::new(settings(|_| {}));
+    let lease = bench.ask("a").unwrap();
+    for _ in 0..5 {
+        bench.wait(LEASE_MS - 1);
+        let answer = bench.tell(heartbeat("a", &lease)).unwrap();
+        assert_eq!(answer, Some(Answer::Beat { cancelled: false }));
+    }
+    // Another finishes the same task under no lease at all.
+    assert!(bench.finish("b", &lease));
+    let answer = bench.tell(heartbeat("a", &lease)).unwrap();
+    assert_eq!(answer, Some(Answer::Beat { cancelled: true }));
+}
+
+#[test]
+fn the_first_completion_wins_and_duplicates_change_nothing() {
+    let mut bench = Bench::new(settings(|_| {}));
+    let first = bench.ask("a").unwrap();
+    bench.wait(LEASE_MS);
+    let second = bench.ask("b").unwrap();
+    assert_eq!(first.task, second.task);
+    assert!(bench.finish("a", &first), "a late worker's work counts");
+    assert!(
+        bench.finish("a", &first),
+        "a retry after a lost answer is answered alike"
+    );
+    let run = bench.state.run.clone();
+    let mut other = output(&second.task);
+    other.outputs[0].1.path.push('x');
+    let answer = bench.tell(completed("b", &second, other)).unwrap();
+    assert_eq!(answer, Some(Answer::Completed { accepted: false }));
+    assert_eq!(bench.state.run, run);
+}
+
+#[test]
+fn completions_of_other_generations_are_harmless() {
+    let mut bench = Bench::new(settings(|_| {}));
+    let lease = bench.ask("a").unwrap();
+    bench.work_off("b");
+    bench.finish("a", &lease);
+    bench.publish();
+    assert_eq!(bench.open(), Some((1, 0)));
+    let answer = bench
+        .tell(completed("a", &lease, output(&lease.task)))
+        .unwrap();
+    assert_eq!(answer, Some(Answer::Completed { accepted: false }));
+    let mut future = lease.clone();
+    future.task.generation = 99;
+    assert!(matches!(
+        bench.tell(completed("a", &future, output(&lease.task))),
+        Err(Rejected::Unknown(_))
+    ));
+    let mut beyond = lease.clone();
+    beyond.task.generation = 1;
+    beyond.task.number = 99;
+    assert!(matches!(
+        bench.tell(completed("a", &beyond, output(&lease.task))),
+        Err(Rejected::Unknown(_))
+    ));
+}
+
+#[test]
+fn a_restart_loses_no_work() {
+    let mut bench = Bench::new(settings(|_| {}));
+    let going = bench.ask("a").unwrap();
+    let finishing = bench.ask("b").unwrap();
+    bench.restart();
+    // A heartbeat of the old epoch takes its task over …
+    let answer = bench.tell(heartbeat("a", &going)).unwrap();
+    assert_eq!(answer, Some(Answer::Beat { cancelled: false }));
+    // … so nobody else gets it, and a completion of the old epoch counts.
+    assert!(bench.finish("b", &finishing));
+    let others = bench.work_off("c");
+    assert!(
+        others
+            .iter()
+            .all(|t| t.number != going.task.number && t.number != finishing.task.number)
+    );
+    assert!(bench.finish("a", &going));
+    bench.publish();
+}
+
+#[test]
+fn a_lapsed_lease_is_cancelled_once_another_does_its_task() {
+    let mut bench = Bench::new(settings(|_| {}));
+    let first = bench.ask("a").unwrap();
+    bench.wait(LEASE_MS);
+    let second = bench.ask("b").unwrap();
+    assert_eq!(first.task.number, second.task.number);
+    let answer = bench.tell(heartbeat("a", &first)).unwrap();
+    assert_eq!(answer, Some(Answer::Beat { cancelled: true }));
+    let mut nameless = heartbeat("a", &first);
+    if let Event::Heartbeat { task, .. } = &mut nameless {
+        *task = None;
+    }
+    assert_eq!(
+        bench.tell(nameless).unwrap(),
+        Some(Answer::Beat { cancelled: true })
+    );
+}
+
+#[test]
+fn a_returned_lease_is_free_at_once_and_a_shutdown_is_no_failure() {
+    let mut bench = Bench::new(settings(|_| {}));
+    for _ in 0..5 {
+        let lease = bench.ask("a").unwrap();
+        assert_eq!(lease.task.number, 0);
+        bench.hand_back("a", &lease, false);
+    }
+    assert!(bench.state.run.aborted.is_empty());
+    assert_eq!(bench.state.trouble(bench.now), "");
+}
+
+#[test]
+fn a_failed_task_goes_to_another_worker_if_there_is_one() {
+    let mut bench = Bench::new(settings(|r| r.data.block_queries = 100)); // 2 tasks
+    let lease = bench.ask("a").unwrap();
+    bench.hand_back("a", &lease, true);
+    let other = bench.ask("a").unwrap();
+    assert_eq!(other.task.number, 1, "what has not failed yet comes first");
+    assert_eq!(bench.ask("b").unwrap().task.number, 0);
+    bench.wait(LEASE_MS + 1);
+    bench.ask("a").unwrap();
+    let alone = bench.ask("a").unwrap();
+    assert_eq!(
+        alone.task.number, 0,
+        "with nobody else there it tries again"
+    );
+}
+
+#[test]
+fn three_failures_give_the_generation_up_and_training_goes_on() {
+    let mut bench = Bench::new(settings(|_| {}));
+    bench.complete();
+    for worker in ["a", "b", "c"] {
+        let lease = bench.ask(worker).unwrap();
+        assert_eq!(lease.task.number, 0);
+        bench.hand_back(worker, &lease, true);
+    }
+    assert!(bench.state.run.aborted.contains_key(&1));
+    assert_eq!(bench.open(), None);
+    let trouble = bench.state.trouble(bench.now);
+    assert!(
+        trouble.contains("generation 1") && trouble.contains("the disk is full"),
+        "{trouble}"
+    );
+    assert_eq!(bench.state.run.active().unwrap().0, 0);
+    bench.save(10);
+    assert_eq!(bench.open(), Some((2, 10)));
+    assert_eq!(bench.state.trouble(bench.now), "");
+}
+
+#[test]
+fn waiting_workers_are_served_in_order_and_told_when_the_wait_is_over() {
+    let mut bench = Bench::new(settings(|_| {}));
+    let leases: Vec<_> = (0..4).map(|_| bench.ask("a").unwrap()).collect();
+    for (ticket, worker) in [(901, "b"), (902, "c")] {
+        let (worker, wait_ms) = (worker.to_owned(), 5_000);
+        bench
+            .tell(Event::WorkRequested {
+                ticket,
+                worker,
+                wait_ms,
+            })
+            .unwrap();
+    }
+    bench.hand_back("a", &leases[2], false);
+    assert_eq!(bench.granted(901).unwrap().task.number, 2);
+    bench.wait(5_000);
+    assert!(bench.effects.contains(&Effect::NoWork {
+        ticket: 902,
+        finished: false
+    }));
+    assert!(bench.state.fleet.waiting.is_empty());
+}
+
+#[test]
+fn a_straggler_gets_one_backup_attempt() {
+    let mut bench = Bench::new(settings(|r| r.data.block_queries = 2)); // 13 + 1 blocks
+    let slow = bench.ask("slow").unwrap();
+    for _ in 0..10 {
+        let lease = bench.ask("w").unwrap();
+        bench.now = bench.now.plus(100);
+        bench.finish("w", &lease);
+    }
+    let held: Vec<_> = (0..3).map(|_| bench.ask("w").unwrap()).collect();
+    // 10 of 14 are done: fewer than three quarters.
+    assert!(bench.ask("v").is_none());
+    bench.finish("w", &held[0]);
+    // 11 of 14; the slow one has taken 1000 ms where the median is 100 ms.
+    assert!(bench.ask("slow").is_none(), "not to the same worker");
+    let backup = bench.ask("v").unwrap();
+    assert_eq!((backup.task.number, backup.attempt), (slow.task.number, 2));
+    assert!(
+        bench.ask("u").is_none(),
+        "the others are not slow, and one backup is enough"
+    );
+    assert!(bench.finish("v", &backup));
+    let answer = bench.tell(heartbeat("slow", &slow)).unwrap();
+    assert_eq!(answer, Some(Answer::Beat { cancelled: true }));
+}
+
+#[test]
+fn workers_join_and_vanish() {
+    let mut bench = Bench::new(settings(|_| {}));
+    bench.ask("a");
+    assert!(
+        bench
+            .effects
+            .contains(&Effect::WorkerJoined { worker: "a".into() })
+    );
+    bench.wait(LEASE_MS + 1);
+    assert!(
+        bench
+            .effects
+            .contains(&Effect::WorkerVanished { worker: "a".into() })
+    );
+    bench.wait(60_000);
+    let trouble = bench.state.trouble(bench.now);
+    assert!(
+        trouble.starts_with("no inferencer has asked for work for 80 s: generation 0 waits"),
+        "{trouble}"
+    );
+}
+
+#[test]
+fn a_task_that_keeps_losing_its_workers_is_named() {
+    let mut bench = Bench::new(settings(|_| {}));
+    for worker in ["a", "b", "c"] {
+        let lease = bench.ask(worker).unwrap();
+        assert!(matches!(lease.task.work, Work::MineSparse { .. }));
+        assert_eq!(lease.task.number, 0);
+        bench.wait(LEASE_MS);
+    }
+    let trouble = bench.state.trouble(bench.now);
+    assert!(
+        trouble.starts_with("3 workers vanished while at mine bm25 train[0..10]"),
+        "{trouble}"
+    );
+    assert!(bench.state.run.aborted.is_empty());
+}
+
+#[test]
+fn a_lease_is_its_holders_alone() {
+    let mut bench = Bench::new(settings(|_| {}));
+    let lease = bench.ask("a").unwrap();
+    assert_eq!(
+        bench.tell(heartbeat("b", &lease)).unwrap(),
+        Some(Answer::Beat { cancelled: true })
+    );
+    bench.hand_back("b", &lease, true);
+    assert!(bench.state.fleet.leases.contains_key(&key(&lease)));
+}

@@ -1,0 +1,12 @@
+//! Tests of the coordinator, from the pure state to the wire.
+#![allow(clippy::unwrap_used)]
+
+mod fixture;
+mod laws;
+mod leases;
+mod plans;
+mod policies;
+mod retention;
+mod simulation;
+mod wire;
+mod writers;

@@ -1,0 +1,177 @@
+//! When a generation is opened, on which checkpoint, and what status says.
+
+use crate::fixture::{Bench, settings};
+use quarry_artifacts::GenerationKind;
+use quarry_coordinator::state::{Answer, Effect, Event, TrainerReport};
+use quarry_recipe::{OnStale, Recipe, RefreshWhen};
+
+fn steps(every: u64) -> impl FnOnce(&mut Recipe) {
+    move |recipe| {
+        recipe.refresh.when = RefreshWhen::Steps;
+        recipe.refresh.every_steps = every;
+    }
+}
+
+#[test]
+fn generation_0_is_bm25_on_the_initial_checkpoint_without_waiting_for_anyone() {
+    let bench = Bench::new(settings(|_| {}));
+    let open = bench.state.run.open.as_ref().unwrap();
+    assert_eq!(
+        (open.generation, open.kind, open.checkpoint.step),
+        (0, GenerationKind::Bm25, 0)
+    );
+}
+
+#[test]
+fn idle_refreshes_on_the_newest_checkpoint_as_soon_as_nothing_is_open() {
+    let mut bench = Bench::new(settings(|_| {}));
+    bench.complete();
+    assert_eq!(bench.open(), Some((1, 0)), "the zero-shot model first");
+    bench.save(10);
+    bench.save(20);
+    bench.complete();
+    assert_eq!(bench.open(), Some((2, 20)), "the newest, not each");
+    bench.complete();
+    assert_eq!(bench.open(), None, "nothing newer");
+    bench.save(15); // a resumed trainer is behind: not newer
+    assert_eq!(bench.open(), None);
+    bench.save(30);
+    assert_eq!(bench.open(), Some((3, 30)));
+}
+
+#[test]
+fn steps_refreshes_after_that_many_steps() {
+    let table = [
+        (0, None),
+        (10, None),
+        (49, None),
+        (50, Some((2, 50))),
+        (80, Some((2, 80))),
+    ];
+    for (step, expected) in table {
+        let mut bench = Bench::new(settings(steps(50)));
+        bench.complete();
+        assert_eq!(bench.open(), Some((1, 0)));
+        bench.complete();
+        bench.save(step);
+        assert_eq!(bench.open(), expected, "step {step}");
+    }
+}
+
+#[test]
+fn never_stays_with_bm25() {
+    let mut bench = Bench::new(settings(|r| r.refresh.when = RefreshWhen::Never));
+    bench.complete();
+    bench.save(100);
+    assert_eq!(bench.open(), None);
+}
+
+#[test]
+fn nothing_is_opened_while_paused() {
+    let mut bench = Bench::new(settings(|_| {}));
+    bench.tell(Event::PauseRequested { paused: true }).unwrap();
+    bench.complete();
+    bench.save(10);
+    assert_eq!(bench.open(), None);
+    bench.restart();
+    assert_eq!(bench.open(), None, "a pause outlives a restart");
+    bench.tell(Event::PauseRequested { paused: false }).unwrap();
+    assert_eq!(bench.open(), Some((1, 10)));
+}
+
+#[test]
+fn after_the_final_checkpoint_the_open_generation_is_finished_and_none_follows() {
+    let mut bench = Bench::new(settings(|_| {}));
+    bench.complete();
+    bench.save_as(100, true);
+    bench.complete();
+    assert_eq!(bench.open(), None);
+    let (ticket, worker, wait_ms) = (77, "w".to_owned(), 1000);
+    bench
+        .tell(Event::WorkRequested {
+            ticket,
+            worker,
+            wait_ms,
+        })
+        .unwrap();
+    assert!(bench.effects.contains(&Effect::NoWork {
+        ticket,
+        finished: true
+    }));
+    bench.save_as(100, false); // told again: still the end
+    assert!(bench.state.run.trained());
+    bench.save(150); // the run was extended
+    assert!(!bench.state.run.trained());
+    assert_eq!(bench.open(), Some((2, 150)));
+}
+
+#[test]
+fn a_generation_given_up_is_not_tried_again_on_the_same_checkpoint_until_a_restart() {
+    for kind in [GenerationKind::Bm25, GenerationKind::Dense] {
+        let mut bench = Bench::new(settings(|_| {}));
+        if kind == GenerationKind::Dense {
+            bench.complete();
+        }
+        let (generation, _) = bench.open().unwrap();
+        while let Some(lease) = bench.ask("w") {
+            bench.hand_back("w", &lease, true);
+        }
+        assert_eq!(bench.open(), None, "{kind}");
+        assert!(bench.state.trouble(bench.now).contains("was given up"));
+        bench.restart();
+        assert_eq!(
+            bench.open(),
+            Some((generation + 1, 0)),
+            "{kind}: under a new number"
+        );
+        assert_eq!(bench.state.run.open.as_ref().unwrap().kind, kind);
+    }
+}
+
+#[test]
+fn a_checkpoint_told_twice_is_one() {
+    let mut bench = Bench::new(settings(|_| {}));
+    bench.save(10);
+    let changes = bench.log.len();
+    bench.save(10);
+    assert_eq!(bench.log.len(), changes);
+}
+
+#[test]
+fn staleness_and_its_bound_are_shown() {
+    let mut bench = Bench::new(settings(|r| {
+        r.refresh.max_staleness = 100;
+        r.refresh.on_stale = OnStale::Warn;
+    }));
+    let at = |bench: &mut Bench, step| {
+        let report = TrainerReport {
+            step,
+            total_steps: 500,
+            ..TrainerReport::default()
+        };
+        let answer = bench.tell(Event::TrainerProgressed(report)).unwrap();
+        assert_eq!(answer, Some(Answer::Done));
+    };
+    at(&mut bench, 40);
+    assert_eq!(bench.state.staleness(), 0, "no generation yet");
+    bench.complete();
+    at(&mut bench, 100);
+    assert_eq!(
+        (bench.state.staleness(), bench.state.trouble(bench.now)),
+        (100, String::new())
+    );
+    at(&mut bench, 101);
+    let trouble = bench.state.trouble(bench.now);
+    assert!(
+        trouble.contains("101 steps old") && trouble.contains("max_staleness allows 100"),
+        "{trouble}"
+    );
+    bench.work_off("w");
+    bench.wait(61_000);
+    bench.ask("w");
+    let trouble = bench.state.trouble(bench.now);
+    assert!(
+        trouble.contains("the trainer has not reported for 61 s"),
+        "{trouble}"
+    );
+}
