@@ -135,7 +135,7 @@ impl Checkpointer {
     /// Writes and publishes the last checkpoint of this process, and waits for it.
     ///
     /// # Errors
-    /// When the store refused it [`LAST_ATTEMPTS`] times.
+    /// When the store refused it several times.
     pub fn last(&mut self, learner: &Learner, state: &TrainerState, complete: bool) -> Result<()> {
         self.settle()?;
         let mut pause = Duration::from_secs(1);

@@ -16,6 +16,8 @@ const LONGEST_WAIT_MS: u64 = 60_000;
 const STRAGGLER_RATIO: f64 = 1.5;
 /// … once this share of the tasks of the same kind is done.
 const STRAGGLER_SHARE: f64 = 0.75;
+/// … and never before the task has taken this long: short ones end by themselves.
+const STRAGGLER_LEAST_MS: u64 = 5_000;
 
 /// A granted lease.
 #[derive(Debug, Clone, PartialEq)]
@@ -320,6 +322,7 @@ impl State {
             held.worker != worker
                 && board.holders(held.task) == 1
                 && f64::from(done) >= STRAGGLER_SHARE * f64::from(all)
+                && now.since(held.granted) >= STRAGGLER_LEAST_MS
                 && now.since(held.granted) as f64 > STRAGGLER_RATIO * median as f64
         };
         let oldest = |held: &&Held| (held.granted, held.task);

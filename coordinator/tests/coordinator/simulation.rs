@@ -23,6 +23,8 @@ struct Simulation {
     late: Vec<(usize, Lease)>,
     step: u64,
     saved: u64,
+    /// How often work fails.
+    failing: f64,
 }
 
 impl Simulation {
@@ -47,6 +49,7 @@ impl Simulation {
             late: vec![],
             step: 0,
             saved: 0,
+            failing: [0.0, 0.1, 0.6][seed as usize % 3],
         }
     }
 
@@ -81,6 +84,11 @@ impl Simulation {
             self.held[w] = self.bench.ask(name);
             return;
         };
+        if self.random.random_bool(self.failing) {
+            self.bench.hand_back(name, &lease, true);
+            self.held[w] = None;
+            return;
+        }
         match self.random.random_range(0..20) {
             0..13 => {
                 self.bench.finish(name, &lease);
@@ -97,11 +105,6 @@ impl Simulation {
             }
             17 => {
                 self.bench.hand_back(name, &lease, false);
-                self.held[w] = None;
-            }
-            18 => {
-                self.bench
-                    .hand_back(name, &lease, self.random.random_bool(0.3));
                 self.held[w] = None;
             }
             _ => {

@@ -60,6 +60,9 @@ pub enum ModelError {
     /// An embedding holds NaN or infinity.
     #[error("embedding of sequence {0} is not finite; the weights are damaged or have diverged")]
     NotFinite(usize),
+    /// A kernel beyond tch's bindings refused an operation.
+    #[error(transparent)]
+    Kernel(#[from] quarry_torch_ext::Error),
     /// libtorch refused an operation.
     #[error("libtorch: {}", first_line(.0))]
     Torch(#[from] tch::TchError),

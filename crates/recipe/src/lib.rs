@@ -67,3 +67,31 @@ impl Default for Recipe {
         }
     }
 }
+
+impl Recipe {
+    /// Threads of the trainer on a machine with `cores` cores. With static
+    /// negatives the fleet rests once generation 0 is mined, for which the trainer
+    /// waits anyway: it then gets every core.
+    #[must_use]
+    pub fn trainer_threads(&self, cores: usize) -> usize {
+        match (self.fleet.trainer_threads, self.refresh.when) {
+            (0, RefreshWhen::Never) => cores,
+            _ => self.fleet.threads_of_trainer(cores),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_static_recipe_trains_on_every_core() {
+        let mut recipe = Recipe::default();
+        assert_eq!(recipe.trainer_threads(2), 1);
+        recipe.refresh.when = RefreshWhen::Never;
+        assert_eq!(recipe.trainer_threads(2), 2);
+        recipe.fleet.trainer_threads = 1;
+        assert_eq!(recipe.trainer_threads(2), 1);
+    }
+}

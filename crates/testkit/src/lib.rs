@@ -1,1 +1,51 @@
-//! placeholder
+//! Whole runs with real processes, for tests: a tiny collection cut from
+//! squad-mini, a tiny BERT with random weights, `quarry run` on them, and the
+//! means to look at, kill and resume what it started.
+//!
+//! Owns: nothing of the product. Refuses: to know how the programs work inside;
+//! it sees what a user sees: exit codes, output, logs, processes and the store.
+//!
+//! Every function panics with one sentence when something is not as it must be:
+//! the caller is a test. Linux only, because it finds processes in `/proc`.
+#![allow(clippy::unwrap_used)] // Test support: its panics are the test's failures.
+
+mod collection;
+mod finished;
+mod losses;
+mod model;
+mod processes;
+mod programs;
+mod running;
+mod site;
+mod store;
+
+pub use collection::{SIZES, Sizes, write_collection};
+pub use finished::Finished;
+pub use losses::{Losses, StepLine};
+pub use model::write_model;
+pub use processes::{Process, Signal, processes_naming, signal};
+pub use programs::program;
+pub use running::Running;
+pub use site::Site;
+pub use store::RunStore;
+
+use std::time::{Duration, Instant};
+
+/// Waits until `look` gives something, looking every few milliseconds.
+///
+/// # Panics
+/// If nothing came within `limit`; the message says `what` was waited for.
+pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            started.elapsed() < limit,
+            "waited {} s in vain for {what}",
+            limit.as_secs()
+        );
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}

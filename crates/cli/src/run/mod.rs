@@ -194,7 +194,7 @@ enum Exit {
 async fn conduct(args: &RunArgs, recipe: &Recipe, place: Place) -> Result<(Exit, ListGenerationsResponse)> {
     let cores = resources::cores();
     let threads = Threads {
-        trainer: recipe.fleet.threads_of_trainer(cores),
+        trainer: recipe.trainer_threads(cores),
         worker: recipe.fleet.threads_of_worker(cores),
     };
     let listen = args.listen.clone().unwrap_or_else(free_listen);

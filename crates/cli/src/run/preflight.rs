@@ -122,7 +122,7 @@ fn moments(recipe: &Recipe) -> f64 {
 #[must_use]
 pub fn describe(recipe: &Recipe, needs: &Needs, machine: &Resources, flops: f64) -> String {
     let workers = recipe.fleet.workers;
-    let trainer = recipe.fleet.threads_of_trainer(machine.cores);
+    let trainer = recipe.trainer_threads(machine.cores);
     let worker = recipe.fleet.threads_of_worker(machine.cores);
     let share = |threads: usize| (threads as f64 / machine.cores as f64).min(1.0);
     let train_seconds = needs.train_flops / (flops * EFFICIENCY * share(trainer));

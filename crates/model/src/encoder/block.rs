@@ -11,8 +11,9 @@
 
 use super::Dropout;
 use super::dropout::drop;
-use super::prepared::{Layer, Linear, Norm, Prepared};
+use super::prepared::{Layer, Norm, Prepared};
 use crate::config::{Config, Family};
+use crate::error::ModelError;
 use crate::packed::Run;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -32,7 +33,7 @@ impl Forward<'_> {
         ids: &Tensor,
         positions: &Tensor,
         runs: &[Run],
-    ) -> Result<Tensor, TchError> {
+    ) -> Result<Tensor, ModelError> {
         let mut x = self.embeddings(ids, positions)?;
         for layer in &self.prepared.layers {
             x = self.attention_branch(layer, &x, runs)?;
@@ -67,26 +68,20 @@ impl Forward<'_> {
         layer: &Layer,
         x: &Tensor,
         runs: &[Run],
-    ) -> Result<Tensor, TchError> {
-        let context = self.attention(&linear(x, &layer.attention)?, runs)?;
-        let mut y = linear(&context, &layer.attention_output)?;
+    ) -> Result<Tensor, ModelError> {
+        let context = self.attention(&layer.attention.forward(x)?, runs)?;
+        let mut y = layer.attention_output.forward(&context)?;
         // DistilBERT has no dropout here.
         if self.config.family != Family::DistilBert {
             y = self.drop_hidden(y)?;
         }
-        self.norm(&y.f_add_(x)?, &layer.attention_norm)
+        Ok(self.norm(&y.f_add_(x)?, &layer.attention_norm)?)
     }
 
-    fn feed_forward_branch(&self, layer: &Layer, x: &Tensor) -> Result<Tensor, TchError> {
-        let mut inner = linear(x, &layer.intermediate)?;
-        let form = self.config.activation.approximate();
-        // The backward pass needs GELU's input; without one it is spare memory.
-        inner = match inner.requires_grad() {
-            true => inner.f_gelu(form)?,
-            false => inner.f_gelu_(form)?,
-        };
-        let mut y = self.drop_hidden(linear(&inner, &layer.output)?)?;
-        self.norm(&y.f_add_(x)?, &layer.output_norm)
+    fn feed_forward_branch(&self, layer: &Layer, x: &Tensor) -> Result<Tensor, ModelError> {
+        let inner = layer.intermediate.forward_gelu(x, self.config.activation)?;
+        let mut y = self.drop_hidden(layer.output.forward(&inner)?)?;
+        Ok(self.norm(&y.f_add_(x)?, &layer.output_norm)?)
     }
 
     /// `softmax(Q Kᵀ / √d) V` inside each sequence; `projections` is `[T, 3h]`.
@@ -127,10 +122,6 @@ impl Forward<'_> {
     fn drop_hidden(&self, x: Tensor) -> Result<Tensor, TchError> {
         drop(x, self.dropout.map_or(0.0, |d| d.hidden))
     }
-}
-
-fn linear(x: &Tensor, linear: &Linear) -> Result<Tensor, TchError> {
-    x.f_linear(&linear.weight, Some(&linear.bias))
 }
 
 /// `[B, heads, L, d]` from queries, keys and values of that shape.

@@ -6,6 +6,7 @@
 mod block;
 mod dropout;
 mod encode;
+mod linear;
 mod pooling;
 mod prepared;
 
@@ -162,9 +163,6 @@ impl Encoder {
 
     /// Tokens that go through the layers at once.
     fn chunk_tokens(&self) -> usize {
-        if let Ok(v) = std::env::var("CHUNK") {
-            return v.parse().unwrap_or(2048);
-        }
         match self.setting.device {
             Device::Cpu => CPU_CHUNK_TOKENS,
             _ => usize::MAX,
@@ -236,7 +234,14 @@ impl Encoder {
 
     fn prepare(&self) -> Result<Prepared, ModelError> {
         let kind = self.setting.precision.kind();
-        Prepared::new(&self.weights, self.config(), kind, self.setting.device)
+        let frozen = !self.setting.trainable;
+        Prepared::new(
+            &self.weights,
+            self.config(),
+            kind,
+            self.setting.device,
+            frozen,
+        )
     }
 
     /// The f32 masters in the order of the computation: canonical name, tensor.

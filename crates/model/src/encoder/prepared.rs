@@ -1,16 +1,11 @@
 //! Weights as the forward pass wants them: cast to the compute kind, the three
 //! attention projections joined. Everything is an autograd function of the masters.
 
+use super::linear::Linear;
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::weights::Weights;
 use tch::{Device, Kind, Tensor};
-
-/// `y = x Wᵀ + b`; `weight` is `[out, in]`.
-pub(super) struct Linear {
-    pub weight: Tensor,
-    pub bias: Tensor,
-}
 
 /// LayerNorm's scale and shift, `[h]` each.
 pub(super) struct Norm {
@@ -46,10 +41,12 @@ impl Prepared {
         config: &Config,
         kind: Kind,
         device: Device,
+        frozen: bool,
     ) -> Result<Self, ModelError> {
         let source = Source {
             weights,
             kind,
+            pack: frozen && device == Device::Cpu,
             // CPU kernels take f32 scales with bf16 inputs; CUDA's do not.
             norm_kind: if device == Device::Cpu {
                 Kind::Float
@@ -84,6 +81,7 @@ impl Prepared {
 struct Source<'a> {
     weights: &'a Weights,
     kind: Kind,
+    pack: bool,
     norm_kind: Kind,
 }
 
@@ -101,9 +99,11 @@ impl Source<'_> {
     }
 
     fn linear(&self, paths: &[String]) -> Result<Linear, ModelError> {
-        Ok(Linear {
-            weight: self.joined(paths, "weight")?,
-            bias: self.joined(paths, "bias")?,
+        let weight = self.joined(paths, "weight")?;
+        let bias = self.joined(paths, "bias")?;
+        Ok(match self.pack {
+            true => Linear::packed(weight, bias),
+            false => Linear::plain(weight, bias),
         })
     }
 
