@@ -5,6 +5,7 @@
 //! be dropped at any moment: what was answered is in the log.
 
 use crate::effects;
+use crate::handle::{Handle, Inspection, Reply, Request, WorkAnswer};
 use crate::log::{Log, LogError};
 use crate::narrate::Narrator;
 use crate::state::{
@@ -44,90 +45,6 @@ pub enum DriverError {
     Broken(String),
 }
 
-/// Why a request got no answer.
-#[derive(Debug, Error)]
-pub enum RequestError {
-    /// It makes no sense.
-    #[error(transparent)]
-    Rejected(#[from] Rejected),
-    /// The coordinator stops.
-    #[error("the coordinator is stopping; ask again")]
-    Stopping,
-}
-
-/// The answer to a request for work.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WorkAnswer {
-    /// The work, if there is any.
-    pub lease: Option<Lease>,
-    /// Nothing will be to do.
-    pub finished: bool,
-}
-
-type Inspection = Box<dyn FnOnce(&State, Timestamp) + Send>;
-
-enum Request {
-    Event(Event, Option<oneshot::Sender<Result<Answer, Rejected>>>),
-    Work(String, u64, oneshot::Sender<WorkAnswer>),
-    Inspect(Inspection),
-}
-
-/// What the gRPC service holds of the driver; cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    requests: mpsc::Sender<Request>,
-    active: watch::Receiver<Option<Announcement>>,
-}
-
-impl Handle {
-    /// Reports an event and waits until what it changed is durable.
-    ///
-    /// # Errors
-    /// [`RequestError`] if it was rejected or the coordinator stops.
-    pub async fn report(&self, event: Event) -> Result<Answer, RequestError> {
-        let (reply, answer) = oneshot::channel();
-        let request = Request::Event(event, Some(reply));
-        let sent = self.requests.send(request).await;
-        sent.map_err(|_| RequestError::Stopping)?;
-        Ok(answer.await.map_err(|_| RequestError::Stopping)??)
-    }
-
-    /// Asks for work, for up to `wait_ms`.
-    ///
-    /// # Errors
-    /// [`RequestError::Stopping`].
-    pub async fn work(&self, worker: String, wait_ms: u64) -> Result<WorkAnswer, RequestError> {
-        let (reply, answer) = oneshot::channel();
-        let request = Request::Work(worker, wait_ms, reply);
-        let sent = self.requests.send(request).await;
-        sent.map_err(|_| RequestError::Stopping)?;
-        answer.await.map_err(|_| RequestError::Stopping)
-    }
-
-    /// Looks at the state.
-    ///
-    /// # Errors
-    /// [`RequestError::Stopping`].
-    pub async fn inspect<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&State, Timestamp) -> T + Send + 'static,
-    ) -> Result<T, RequestError> {
-        let (reply, answer) = oneshot::channel();
-        let look: Inspection = Box::new(move |state, now| {
-            let _ = reply.send(look(state, now)); // nobody waits any more: fine
-        });
-        let sent = self.requests.send(Request::Inspect(look)).await;
-        sent.map_err(|_| RequestError::Stopping)?;
-        answer.await.map_err(|_| RequestError::Stopping)
-    }
-
-    /// The current activation, and each later one. Ends when the driver does.
-    #[must_use]
-    pub fn activations(&self) -> watch::Receiver<Option<Announcement>> {
-        self.active.clone()
-    }
-}
-
 /// The driver, ready to run.
 pub struct Driver {
     state: State,
@@ -153,10 +70,7 @@ struct Parked {
 #[derive(Default)]
 struct Turn {
     changes: Vec<Change>,
-    answers: Vec<(
-        oneshot::Sender<Result<Answer, Rejected>>,
-        Result<Answer, Rejected>,
-    )>,
+    answers: Vec<(Reply, Result<Answer, Rejected>)>,
     effects: Vec<Effect>,
     inspections: Vec<Inspection>,
 }
@@ -171,25 +85,8 @@ impl Driver {
         run: &RunDocument,
         writer: &str,
     ) -> Result<(Self, Handle), DriverError> {
-        let settings = Settings::from_run(run)?;
         let started = Instant::now();
-        let mut attempt = 1;
-        let (state, log, effects) = loop {
-            let (mut log, history) = Log::open(store.clone(), writer.to_owned()).await?;
-            let epoch = history.epoch + 1;
-            let mut state = State::resume(settings.clone(), history, Timestamp::default())
-                .map_err(DriverError::Broken)?;
-            let initial = run.initial_checkpoint.clone();
-            let effects = state
-                .apply(Timestamp::default(), Event::TakenOver { epoch, initial })
-                .map_err(|e| DriverError::Broken(e.to_string()))?;
-            let (changes, effects) = split(effects);
-            match log.append(epoch, &changes).await {
-                Ok(_) => break (state, log, (changes, effects)),
-                Err(LogError::Fenced { .. }) if attempt < TAKE_OVERS => attempt += 1,
-                Err(error) => return Err(error.into()),
-            }
-        };
+        let (state, log, changes, effects) = take_over(&store, run, writer).await?;
         tracing::info!(
             epoch = state.run.epoch,
             records = log.last(),
@@ -210,7 +107,6 @@ impl Driver {
             backlog: Vec::new(),
             narrator: Narrator::default(),
         };
-        let (changes, effects) = effects;
         driver.perform_all(&changes, effects);
         let handle = Handle {
             requests: sender,
@@ -424,6 +320,34 @@ impl Driver {
     fn answer_work(&mut self, ticket: u64, answer: WorkAnswer) -> Option<String> {
         let parked = self.parked.remove(&ticket)?;
         parked.reply.send(answer).is_err().then_some(parked.worker)
+    }
+}
+
+/// Reads the log to its end and writes the next record, again if someone else
+/// wrote meanwhile (law 6). What the first event led to is still to be done.
+async fn take_over(
+    store: &Store,
+    run: &RunDocument,
+    writer: &str,
+) -> Result<(State, Log, Vec<Change>, Vec<Effect>), DriverError> {
+    let settings = Settings::from_run(run)?;
+    let now = Timestamp::default();
+    let mut attempt = 1;
+    loop {
+        let (mut log, history) = Log::open(store.clone(), writer.to_owned()).await?;
+        let epoch = history.epoch + 1;
+        let mut state =
+            State::resume(settings.clone(), history, now).map_err(DriverError::Broken)?;
+        let initial = run.initial_checkpoint.clone();
+        let effects = state
+            .apply(now, Event::TakenOver { epoch, initial })
+            .map_err(|e| DriverError::Broken(e.to_string()))?;
+        let (changes, effects) = split(effects);
+        match log.append(epoch, &changes).await {
+            Ok(_) => return Ok((state, log, changes, effects)),
+            Err(LogError::Fenced { .. }) if attempt < TAKE_OVERS => attempt += 1,
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

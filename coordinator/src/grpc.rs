@@ -1,7 +1,7 @@
 //! The `quarry.v1.Coordinator` service: messages in, events to the driver,
 //! answers out. Decides nothing; checks only what the wire cannot express.
 
-use crate::driver::{Handle, RequestError};
+use crate::handle::{Handle, RequestError};
 use crate::state::{Announcement, Answer, Event, LeaseKey, Rejected, TaskKey, TrainerReport};
 use crate::status;
 use futures::stream::BoxStream;

@@ -9,6 +9,7 @@
 pub mod driver;
 mod effects;
 pub mod grpc;
+pub mod handle;
 pub mod log;
 mod narrate;
 pub mod server;

@@ -50,17 +50,9 @@ impl Losses {
     /// The disk's.
     pub fn open(path: &Path, first: u64) -> Result<Self> {
         let name = || format!("cannot write losses to {}", path.display());
-        if first > 0 && path.exists() {
-            let text = std::fs::read_to_string(path).with_context(name)?;
-            let earlier = |line: &&str| {
-                serde_json::from_str::<StepLine>(line).is_ok_and(|line| line.step < first)
-            };
-            let kept: String = text
-                .lines()
-                .filter(earlier)
-                .flat_map(|l| [l, "\n"])
-                .collect();
-            std::fs::write(path, kept).with_context(name)?;
+        // Not a pipe or a device, which have no lines to drop.
+        if path.is_file() {
+            drop_lines_from(path, first).with_context(name)?;
         }
         let file = OpenOptions::new()
             .create(true)
@@ -82,6 +74,32 @@ impl Losses {
             tracing::warn!(path = %self.path.display(), %error, "could not write a line of losses");
         }
     }
+}
+
+/// Drops the lines of step `first` and later ones, and a half-written one. The
+/// file is replaced as a whole: a kill in between costs no line of an earlier step.
+fn drop_lines_from(path: &Path, first: u64) -> std::io::Result<()> {
+    let path = path.canonicalize()?; // Replace the file, not a link to it.
+    let bytes = std::fs::read(&path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let earlier =
+        |line: &&str| serde_json::from_str::<StepLine>(line).is_ok_and(|line| line.step < first);
+    let kept: String = text
+        .lines()
+        .filter(earlier)
+        .flat_map(|l| [l, "\n"])
+        .collect();
+    if kept.as_bytes() == bytes {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut fresh = tempfile::Builder::new()
+        .prefix(".losses-")
+        .permissions(std::fs::metadata(&path)?.permissions())
+        .tempfile_in(folder)?;
+    fresh.write_all(kept.as_bytes())?;
+    fresh.persist(&path)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -124,5 +142,10 @@ mod tests {
             .map(|l| serde_json::from_str(l).unwrap())
             .collect();
         assert_eq!(lines, [line(0, third), line(1, third), line(2, 0.5)]);
+        // Killed before the first checkpoint: every step is taken again.
+        Losses::open(&path, 0).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+        let left = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 1, "a temporary file was left behind");
     }
 }

@@ -18,9 +18,9 @@ use std::path::PathBuf;
     name = "quarry-trainer",
     version,
     after_help = "Examples:
-  quarry-trainer --coordinator http://127.0.0.1:7070 --store file:///data/run
-  quarry-trainer --coordinator http://head:7070 --store s3://bucket/run --device cuda:0 --token-file token
-  quarry-trainer --coordinator http://127.0.0.1:7070 --store /data/run --resume --losses losses.jsonl"
+  quarry-trainer --coordinator http://127.0.0.1:7600 --store file:///data/run
+  quarry-trainer --coordinator http://head:7600 --store s3://bucket/run --device cuda:0 --token-file token
+  quarry-trainer --coordinator http://127.0.0.1:7600 --store /data/run --resume --losses losses.jsonl"
 )]
 pub struct Options {
     /// Address of the coordinator
@@ -59,6 +59,7 @@ pub struct Options {
     pub stop_after_step: Option<u64>,
 
     /// Append one JSON line a step to this file: loss, rate, speed, generation, staleness
+    /// (lines of steps about to be taken again are dropped from it first)
     #[arg(long, value_name = "FILE")]
     pub losses: Option<PathBuf>,
 

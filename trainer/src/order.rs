@@ -71,18 +71,35 @@ impl QueryOrder {
     }
 
     fn move_to(&mut self, epoch: u64) {
-        if epoch < self.epoch {
-            self.epoch = 0;
-            self.order = permutation(self.seed, self.queries, 0);
+        if epoch < self.epoch || epoch > self.epoch + 1 {
+            self.epoch = self.base(epoch);
+            self.order = permutation(self.seed, self.queries, self.epoch);
         }
         while self.epoch < epoch {
             self.advance();
         }
     }
 
+    /// The epoch from whose plain permutation `epoch` can be reached: a swap or a
+    /// resume late in the run must not pay for all the epochs before it.
+    ///
+    /// Epochs that begin with a batch are plain permutations, and they recur. And an
+    /// epoch depends on the one before only through its last, incomplete batch,
+    /// which is plain too if it lies behind the first `batch_size` places, the only
+    /// ones that change (see [`Self::advance`]).
+    fn base(&self, epoch: u64) -> u64 {
+        let period = (self.batch_size / gcd(self.queries, self.batch_size)) as u64;
+        let aligned = epoch - epoch % period;
+        match self.queries >= 2 * self.batch_size {
+            true => aligned.max(epoch.saturating_sub(1)),
+            false => aligned,
+        }
+    }
+
     /// The next epoch's order: its own permutation, in which queries that would
     /// repeat inside the straddling batch change places with the first ones that
-    /// do not.
+    /// do not. At most `tail` queries can repeat, so `free` stays below
+    /// `head + tail = batch_size`.
     fn advance(&mut self) {
         let next = self.epoch + 1;
         let mut order = permutation(self.seed, self.queries, next);
@@ -111,6 +128,14 @@ fn permutation(seed: u64, queries: usize, epoch: u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..queries as u32).collect();
     Stream::new(seed, Purpose::QueryOrder, epoch, 0).shuffle(&mut order);
     order
+}
+
+/// Greatest common divisor (Euclid).
+fn gcd(a: usize, b: usize) -> usize {
+    match b {
+        0 => a,
+        b => gcd(b, a % b),
+    }
 }
 
 /// Steps of a run: `max_steps`, or as many as `epochs` passes need when it is 0.
@@ -150,21 +175,23 @@ mod tests {
         ) {
             prop_assume!(size <= queries);
             let mut order = QueryOrder::new(seed, queries, size).unwrap();
-            let steps = (4 * queries).div_ceil(size) as u64;
+            let steps = (9 * queries).div_ceil(size) as u64;
             let mut stream = Vec::new();
             for step in 0..steps {
                 let batch = order.batch(step);
                 let distinct: BTreeSet<u32> = batch.iter().copied().collect();
                 prop_assert_eq!(distinct.len(), size);
+                let mut fresh = QueryOrder::new(seed, queries, size).unwrap();
+                prop_assert_eq!(&fresh.batch(step), &batch);
                 stream.extend(batch);
             }
             for epoch in stream.chunks_exact(queries) {
                 let distinct: BTreeSet<u32> = epoch.iter().copied().collect();
                 prop_assert_eq!(distinct.len(), queries);
             }
-            let step = steps / 2;
-            let mut fresh = QueryOrder::new(seed, queries, size).unwrap();
-            prop_assert_eq!(fresh.batch(step), order.batch(step));
+            // Back again, from the last epoch.
+            let first = stream[..size].to_vec();
+            prop_assert_eq!(order.batch(0), first);
         }
     }
 }

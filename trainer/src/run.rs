@@ -9,7 +9,7 @@ use crate::feed::{Feed, Source};
 use crate::hardware;
 use crate::link::{Client, Link};
 use crate::losses::Losses;
-use crate::negatives::Negatives;
+use crate::negatives::{Negatives, NegativesError};
 use crate::options::Options;
 use crate::order::total_steps;
 use crate::outbox::Outbox;
@@ -21,8 +21,10 @@ use crate::step::Learner;
 use crate::swap::Active;
 use crate::training::Training;
 use crate::{loader::Framing, model};
-use anyhow::{Context, Result, bail};
-use quarry_artifacts::{Cache, CheckpointFiles, RunDocument, Store, fetch_checkpoint};
+use anyhow::{Context, Result, bail, ensure};
+use quarry_artifacts::{
+    Cache, CheckpointFiles, CheckpointManifest, RunDocument, Store, fetch_checkpoint,
+};
 use quarry_model::DualEncoder;
 use quarry_recipe::Recipe;
 use quarry_service::{CancellationToken, Token, channel, signals, threads};
@@ -53,11 +55,18 @@ pub fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn run_until(options: &Options, runtime: &Runtime, stop: &CancellationToken) -> Result<()> {
-    let mut training = runtime
-        .block_on(Start::open(options))?
-        .training(options, runtime, stop)?;
-    training.run()?;
-    training.finish()
+    let Some(start) = runtime.block_on(stop.run_until_cancelled(Start::open(options))) else {
+        tracing::info!("stopped while starting, so nothing was trained");
+        return Ok(());
+    };
+    let mut training = start?.training(options, runtime, stop)?;
+    match training.run() {
+        Ok(()) => training.finish(),
+        Err(error) => {
+            training.abandon();
+            Err(error)
+        }
+    }
 }
 
 /// Everything that comes from outside, fetched.
@@ -70,6 +79,8 @@ struct Start {
     /// The model to start from: the newest checkpoint's folder or the initial one's.
     folder: PathBuf,
     resumed: Option<Resumed>,
+    /// The negatives that the resumed checkpoint used last, if they can be had.
+    negatives: Option<Result<Negatives, NegativesError>>,
 }
 
 impl Start {
@@ -82,7 +93,7 @@ impl Start {
         let cores = threads::available();
         let threads = options
             .threads
-            .map_or_else(|| recipe.fleet.threads_of_trainer(cores), usize::from);
+            .map_or_else(|| recipe.trainer_threads(cores), usize::from);
         let device = hardware::claim(options.device, threads)?;
         let link = connect(options).await?;
         let cache = Cache::new(
@@ -94,11 +105,7 @@ impl Start {
         let resumed = find_resumed(options.resume, &store, &cache, &work).await?;
         let folder = match &resumed {
             Some(resumed) => resumed.folder.clone(),
-            None => {
-                let (files, dest) = (CheckpointFiles::Model, work.join("initial"));
-                let manifest = &run.initial_checkpoint.manifest;
-                fetch_checkpoint(&store, &cache, manifest, files, &dest).await?
-            }
+            None => fetch_initial(&store, &cache, &run, &work.join("initial")).await?,
         };
         tracing::info!(
             run = recipe.name,
@@ -116,6 +123,11 @@ impl Start {
             dataset,
             drawn,
         };
+        let active = resumed.as_ref().and_then(|r| r.state.active.clone());
+        let negatives = match active {
+            Some(activation) => Some(source.negatives(activation).await),
+            None => None,
+        };
         Ok(Self {
             recipe,
             device,
@@ -124,6 +136,7 @@ impl Start {
             work,
             folder,
             resumed,
+            negatives,
         })
     }
 
@@ -148,8 +161,7 @@ impl Start {
                 .check(&TrainerState::new(&recipe, first, total, queries))?;
             learner.optimizer_mut().restore(resumed.moments)?;
             active = Active::new(resumed.state.swaps);
-            if let Some(activation) = resumed.state.active {
-                let found = runtime.block_on(self.source.negatives(activation.clone()));
+            if let Some(found) = self.negatives.take() {
                 after = activation_to_resume(found, first, &mut active, &outbox);
             }
             tracing::info!(step = first, total, activation = after, "resumed");
@@ -212,7 +224,7 @@ impl Start {
 /// Activates the generation of the checkpoint, and returns its activation number.
 /// If the store no longer has it, the newest one will do, and that is said.
 fn activation_to_resume(
-    found: Result<Negatives, crate::negatives::NegativesError>,
+    found: Result<Negatives, NegativesError>,
     step: u64,
     active: &mut Active,
     outbox: &Outbox,
@@ -261,6 +273,27 @@ async fn find_resumed(
         tracing::info!("there is no checkpoint to resume from yet, starting from the beginning");
     }
     Ok(resumed)
+}
+
+/// The model that `run.json` says training starts from, as the folder `dest`.
+async fn fetch_initial(
+    store: &Store,
+    cache: &Cache,
+    run: &RunDocument,
+    dest: &Path,
+) -> Result<PathBuf> {
+    let named = &run.initial_checkpoint;
+    let found = CheckpointManifest::read(store, &named.manifest).await?;
+    ensure!(
+        found.digest == named.digest,
+        "run.json says training starts from the model {}, but {} in the store {} is of the model {}; restore the checkpoint or start a new run",
+        named.digest.short(),
+        named.manifest,
+        store.url(),
+        found.digest.short()
+    );
+    let files = CheckpointFiles::Model;
+    Ok(fetch_checkpoint(store, cache, &named.manifest, files, dest).await?)
 }
 
 /// An empty folder of this process's own: its cache slot is locked.

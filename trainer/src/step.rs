@@ -17,7 +17,7 @@ use thiserror::Error;
 /// A step that must not change the weights.
 #[derive(Debug, Error, PartialEq)]
 #[error(
-    "step {step}: the {what} is {value}, so training stops before it reaches the weights; lower train.learning_rate, set train.clip_norm or train.precision = \"f32\", and start again from a checkpoint before it"
+    "step {step}: the {what} is {value}, so training stops before it reaches the weights; --resume would repeat it, so start a new run from an earlier checkpoint (`quarry export --checkpoint STEP`) with a lower train.learning_rate or train.precision = \"f32\""
 )]
 pub struct NotFinite {
     /// The step, from 0.

@@ -106,6 +106,18 @@ impl Training {
         Ok(())
     }
 
+    /// Lets the checkpoint in flight arrive before a failed process ends: it is the
+    /// one to go back to.
+    pub fn abandon(mut self) {
+        self.loader = None;
+        let settled = self.checkpointer.settle().map(|_| ());
+        let told = settled.and_then(|()| self.runtime.block_on(self.outbox.flush(FAREWELL)));
+        if let Err(error) = told {
+            let reason = format!("{error:#}");
+            tracing::warn!(reason, "the last checkpoint may not have been announced");
+        }
+    }
+
     fn stopped(&self) -> bool {
         self.step >= self.total.min(self.stop_after) || self.stop.is_cancelled()
     }
@@ -161,7 +173,7 @@ impl Training {
     /// Blocks until the negatives are within `max_staleness`; law 5 wants it said.
     fn wait_for_fresher(&mut self) -> Result<bool> {
         let started = Instant::now();
-        let (mut swapped, mut said, mut wrote) = (false, None, false);
+        let (mut swapped, mut said) = (false, None);
         while verdict(&self.recipe.refresh, self.staleness()) == Verdict::Wait {
             if self.stop.is_cancelled() {
                 return Ok(swapped);
@@ -176,11 +188,7 @@ impl Training {
                     waited_s = started.elapsed().as_secs(),
                     "training waits for fresher negatives"
                 );
-                // A generation can only come from a checkpoint: is there a fit one?
-                wrote = wrote && !self.checkpoint_failed()?;
-                if !wrote {
-                    wrote = self.offer_checkpoint()?;
-                }
+                self.offer_checkpoint()?;
                 self.outbox.progress(self.progress(0.0, 0.0, true));
             }
             self.runtime.block_on(self.feed.changed(LOOK));
@@ -197,24 +205,22 @@ impl Training {
         Ok(swapped)
     }
 
-    /// Publishes the present weights unless the coordinator already has a checkpoint
-    /// from which it may open the next generation. True once one is on its way.
-    fn offer_checkpoint(&mut self) -> Result<bool> {
+    /// Publishes the present weights unless they are: a generation can only come
+    /// from a checkpoint, and one from every earlier checkpoint may have been given
+    /// up or refused.
+    fn offer_checkpoint(&mut self) -> Result<()> {
         self.checkpointer.settle()?;
-        let reach = self.recipe.refresh.every_steps.max(1);
-        let of_generation = self.step - self.staleness();
-        let published = self
-            .checkpointer
-            .published()
-            .map(|checkpoint| checkpoint.step);
-        if published.is_some_and(|step| step >= of_generation + reach) {
-            return Ok(true);
+        let newest = self.checkpointer.published().map(|newest| newest.step);
+        if newest.is_none_or(|step| step < self.step) {
+            let step = self.step;
+            tracing::info!(
+                step,
+                "publishing the present weights, for fresher negatives to be mined with"
+            );
+            self.checkpointer
+                .begin(&self.learner, self.state(), false)?;
         }
-        self.checkpointer.begin(&self.learner, self.state(), false)
-    }
-
-    fn checkpoint_failed(&mut self) -> Result<bool> {
-        Ok(self.checkpointer.settle()?.is_some())
+        Ok(())
     }
 
     fn next_batch(&mut self) -> Result<Ready> {

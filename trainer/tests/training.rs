@@ -167,6 +167,51 @@ fn a_damaged_checkpoint_is_passed_over() {
 }
 
 #[test]
+fn a_store_of_damaged_checkpoints_is_not_taken_for_an_empty_one() {
+    let _turn = turn();
+    let run = TinyRun::new(|_| {});
+    let (_, script) = train_on(&run, |o| o.stop_after_step = Some(3));
+    let manifest = script.heard().checkpoints[0]
+        .checkpoint
+        .clone()
+        .unwrap()
+        .manifest;
+    let root = run.store.local_folder().unwrap();
+    let refuse = || {
+        let stub = Stub::start(&Script::default());
+        let mut options = run.options(&stub.url());
+        options.resume = true;
+        let refused = train(&run, &options).unwrap_err().to_string();
+        assert!(refused.contains(&manifest), "{refused}");
+        assert!(refused.contains("can be resumed from"), "{refused}");
+        assert_eq!(run.lines().len(), 3);
+    };
+    std::fs::write(
+        root.join(manifest.replace("manifest.json", "trainer/state.json")),
+        "{}",
+    )
+    .unwrap();
+    refuse();
+    std::fs::write(root.join(&manifest), "{").unwrap();
+    refuse();
+}
+
+#[test]
+fn another_initial_model_than_that_of_the_run_is_refused() {
+    let _turn = turn();
+    let run = TinyRun::new(|_| {});
+    let path = run.store.local_folder().unwrap().join("run.json");
+    let mut document = run.run.clone();
+    document.initial_checkpoint.digest = quarry_artifacts::Digest::of(b"another model");
+    std::fs::write(path, serde_json::to_vec(&document).unwrap()).unwrap();
+    let stub = Stub::start(&Script::default());
+    let refused = train(&run, &run.options(&stub.url()))
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("run.json says"), "{refused}");
+}
+
+#[test]
 fn a_loss_that_is_not_a_number_stops_the_run_before_it_is_published() {
     let _turn = turn();
     let run = TinyRun::with_model(
@@ -183,7 +228,7 @@ fn a_loss_that_is_not_a_number_stops_the_run_before_it_is_published() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains("step 0: the loss is NaN"), "{refused}");
-    assert!(refused.contains("train.learning_rate"), "{refused}");
+    assert!(refused.contains("lower train.learning_rate"), "{refused}");
     assert!(script.heard().checkpoints.is_empty());
     assert!(run.lines().is_empty());
 }

@@ -125,16 +125,7 @@ impl Cache {
         folder: &Path,
     ) -> Result<CachedFile> {
         let path = folder.join(&object.path);
-        let size = store
-            .head(&object.path)
-            .await?
-            .ok_or_else(|| ArtifactError::NotFound {
-                url: store.url().to_string(),
-                path: object.path.clone(),
-            })?;
-        if size != object.size {
-            return Err(store.mismatch(object, "size", object.size, size));
-        }
+        store.check_size(object).await?;
         if self.state().verified.get(&path) != Some(&object.sha256) {
             let (found, _) = hash_in_background(&path).await?;
             if found != object.sha256 {
@@ -149,6 +140,8 @@ impl Cache {
         if let Some(file) = self.reuse(object).await? {
             return Ok(file);
         }
+        // Before anything is evicted for a size that is not the object's.
+        store.check_size(object).await?;
         let reserved = self.reserve(object)?;
         let fail = |e: std::io::Error| ArtifactError::local(&self.0.slot, &e);
         let partial = tempfile::Builder::new()
@@ -189,7 +182,7 @@ impl Cache {
         while state.bytes.saturating_add(object.size) > self.0.max_bytes {
             let Some(digest) = state.least_recently_used() else {
                 tracing::warn!(
-                    bytes = state.bytes + object.size,
+                    bytes = state.bytes.saturating_add(object.size),
                     max_bytes = self.0.max_bytes,
                     "files in use exceed the cache's size"
                 );
@@ -197,7 +190,7 @@ impl Cache {
             };
             state.remove(&digest);
         }
-        state.bytes += object.size;
+        state.bytes = state.bytes.saturating_add(object.size);
         Ok(Reserved {
             cache: self,
             size: object.size,

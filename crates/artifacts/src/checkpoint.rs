@@ -117,10 +117,12 @@ impl CheckpointManifest {
 
 /// Publishes the folder `local` as the checkpoint of `step`: files first, the
 /// manifest last. Publishing the same model of the same step again returns the
-/// manifest that is there. Hidden files and pickles stay behind.
+/// manifest that is there; files of it that were damaged since are put back.
+/// Hidden files and pickles stay behind.
 ///
 /// # Errors
-/// If the folder cannot be read, holds no model, or the store fails.
+/// If the folder cannot be read, holds no model, or the store fails; or if a
+/// damaged file of a published checkpoint is not the one in this folder.
 pub async fn publish_checkpoint(
     store: &Store,
     step: u64,
@@ -146,7 +148,12 @@ pub async fn publish_checkpoint(
     let digest = model_digest(hashes.iter().map(|(name, hash)| (*name, hash)));
     let manifest_path = layout::checkpoint_manifest(step, &digest);
     if store.head(&manifest_path).await?.is_some() {
-        return CheckpointManifest::read(store, &manifest_path).await;
+        let manifest = CheckpointManifest::read(store, &manifest_path).await?;
+        for (name, object) in &manifest.files {
+            let ours = hashes.get(name.as_str());
+            restore_damaged(store, object, &local.join(name), ours).await?;
+        }
+        return Ok(manifest);
     }
     let folder = layout::checkpoint_folder(step, &digest);
     let mut files = BTreeMap::new();
@@ -184,6 +191,26 @@ async fn put_unpublished(store: &Store, path: &str, local: &Path) -> Result<Obje
             );
             store.delete(path).await?;
             store.put_file_at(path, local).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// Puts back a file of a published checkpoint whose bytes are missing or no longer
+/// the published ones, if `local`, of hash `ours`, still has those. Law 1 holds:
+/// what is replaced is damage, by exactly what was published.
+async fn restore_damaged(
+    store: &Store,
+    object: &ObjectRef,
+    local: &Path,
+    ours: Option<&Digest>,
+) -> Result<()> {
+    use ArtifactError::{Mismatch, NotFound};
+    match store.verify(object).await {
+        Err(error @ (Mismatch { .. } | NotFound { .. })) if ours == Some(&object.sha256) => {
+            tracing::warn!(path = object.path, %error, "putting back a damaged file of a published checkpoint");
+            store.delete(&object.path).await?;
+            store.put_file_at(&object.path, local).await.map(|_| ())
         }
         outcome => outcome,
     }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::CheckpointRef;
@@ -17,6 +18,9 @@ use crate::object_ref::ObjectRef;
 use crate::store::Store;
 
 const KIND: &str = "generation manifest";
+
+/// Objects asked for at a time: a large generation has thousands.
+const PARALLEL: usize = 32;
 
 /// What mined a generation's negatives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,16 +141,15 @@ impl GenerationManifest {
     /// store fails.
     pub async fn publish(&self, store: &Store) -> Result<ObjectRef> {
         self.check()?;
-        for object in self.objects() {
-            match store.head(&object.path).await? {
-                Some(size) if size == object.size => {}
-                Some(size) => return Err(store.mismatch(object, "size", object.size, size)),
-                None => {
-                    let (url, path) = (store.url().to_string(), object.path.clone());
-                    return Err(ArtifactError::NotFound { url, path });
-                }
-            }
-        }
+        let objects: Vec<ObjectRef> = self.objects().cloned().collect();
+        stream::iter(objects)
+            .map(|object| {
+                let store = store.clone();
+                async move { store.check_size(&object).await }
+            })
+            .buffered(PARALLEL)
+            .try_collect::<()>()
+            .await?;
         let path = layout::generation_manifest(self.generation);
         let bytes = encode(&path, KIND, self)?;
         match store.create(&path, bytes.clone()).await? {

@@ -11,7 +11,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::backend;
 use crate::error::{ArtifactError, Result};
-use crate::object_ref::check_path;
+use crate::object_ref::{ObjectRef, check_path};
 use crate::retry::Retry;
 
 /// An artifact store; clones share one connection.
@@ -108,6 +108,18 @@ impl Store {
             Ok(meta.size)
         };
         absent_as_none(self.retry().run(path, read).await)
+    }
+
+    /// Checks that `object` is there, at its size; its content is not read.
+    pub(crate) async fn check_size(&self, object: &ObjectRef) -> Result<()> {
+        match self.head(&object.path).await? {
+            Some(size) if size == object.size => Ok(()),
+            Some(size) => Err(self.mismatch(object, "size", object.size, size)),
+            None => Err(ArtifactError::NotFound {
+                url: self.url().to_string(),
+                path: object.path.clone(),
+            }),
+        }
     }
 
     /// Paths and sizes of all objects in folder `prefix` (empty: the whole

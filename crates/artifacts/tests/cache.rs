@@ -108,6 +108,25 @@ async fn damaged_or_interrupted_downloads_leave_nothing() {
 }
 
 #[tokio::test]
+async fn a_false_size_evicts_nothing() {
+    let (_, store) = backend();
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::new(folder.path(), 300).unwrap();
+    let objects = objects(&store, 2).await;
+    cache.fetch(&store, &objects[0]).await.unwrap();
+    let false_size = ObjectRef {
+        size: u64::MAX,
+        ..objects[1].clone()
+    };
+    let error = cache.fetch(&store, &false_size).await.unwrap_err();
+    assert!(
+        matches!(error, ArtifactError::Mismatch { what: "size", .. }),
+        "{error}"
+    );
+    assert_eq!((cache.bytes(), files(&cache)), (100, 1));
+}
+
+#[tokio::test]
 async fn a_new_process_takes_over_the_files_but_not_their_damage() {
     let (backend, store) = backend();
     let folder = tempfile::tempdir().unwrap();

@@ -190,6 +190,37 @@ async fn a_killed_publication_can_be_repeated_and_a_finished_one_stays() {
 }
 
 #[tokio::test]
+async fn damaged_files_of_a_published_checkpoint_are_put_back() {
+    let work = tempfile::tempdir().unwrap();
+    write(work.path(), &MODEL);
+    write(work.path(), &[("trainer/rng", "state")]);
+    let store = Store::open("memory:").await.unwrap();
+    let publish = async || publish_checkpoint(&store, 7, work.path(), Default::default()).await;
+    let manifest = publish().await.unwrap();
+    let damage = async |name: &str, bytes: &'static str| {
+        let path = &manifest.files[name].path;
+        store.delete(path).await.unwrap();
+        store.create(path, bytes.into()).await.unwrap();
+    };
+    damage("model.safetensors", "Weights").await; // Of the same size.
+    damage("config.json", "{").await;
+    let gone = &manifest.files["1_Pooling/config.json"].path;
+    store.delete(gone).await.unwrap();
+    assert_eq!(publish().await.unwrap(), manifest);
+    for object in manifest.files.values() {
+        store.get(object).await.unwrap();
+    }
+
+    // Other bytes than the published ones are no replacement.
+    damage("trainer/rng", "st").await;
+    write(work.path(), &[("trainer/rng", "later")]);
+    let error = publish().await.unwrap_err();
+    assert!(error.to_string().contains("trainer/rng"), "{error}");
+    let left = store.get_raw(&manifest.files["trainer/rng"].path).await;
+    assert_eq!(left.unwrap().unwrap(), "st");
+}
+
+#[tokio::test]
 async fn a_manifest_that_lies_is_refused() {
     let work = tempfile::tempdir().unwrap();
     write(work.path(), &MODEL);

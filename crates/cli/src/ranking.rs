@@ -11,6 +11,9 @@ use quarry_index::{ExactIndex, Hit, Language, Part, Search, SparseIndex};
 use quarry_model::{CPU_TOKEN_BUDGET, DualEncoder, Encoder, Specials};
 use tch::Device;
 
+/// Passages looked at to tell a corpus's language; inferencers look at as many.
+const LANGUAGE_SAMPLE: usize = 1000;
+
 /// Queries searched at once.
 const QUERY_TILE: usize = 1024;
 
@@ -142,7 +145,7 @@ pub fn sparse(collection: &Collection, language: Option<Language>, depth: usize)
 /// The language of a corpus, judged by its first passages.
 #[must_use]
 pub fn language_of(corpus: &Corpus) -> Language {
-    let sample: Vec<&str> = corpus.texts().take(200).map(|(_, text)| text).collect();
+    let sample: Vec<&str> = corpus.texts().take(LANGUAGE_SAMPLE).map(|(_, text)| text).collect();
     Language::detect(sample)
 }
 

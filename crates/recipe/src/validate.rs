@@ -208,9 +208,21 @@ impl Recipe {
             "name the train and the dev split; dev scores every generation",
         )?;
         require(
-            self.data.train != self.data.dev && self.data.dev != self.data.test,
+            self.data.train != self.data.dev
+                && self.data.dev != self.data.test
+                && self.data.train != self.data.test,
             "data.dev",
             "train, dev and test must be different splits",
+        )?;
+        require(
+            self.index.nprobe >= 1,
+            "index.nprobe",
+            "must be at least 1",
+        )?;
+        require(
+            self.fleet.cache_gib > 0.0 && self.fleet.cache_gib.is_finite(),
+            "fleet.cache_gib",
+            "must be positive",
         )?;
         require(self.fleet.workers >= 1, "fleet.workers", "must be at least 1")?;
         require(
@@ -285,6 +297,8 @@ mod tests {
             "refresh.max_staleness"
         );
         assert_eq!(key_refused(|r| r.data.test = "dev".into()), "data.dev");
+        assert_eq!(key_refused(|r| r.data.test = "train".into()), "data.dev");
+        assert_eq!(key_refused(|r| r.fleet.cache_gib = 0.0), "fleet.cache_gib");
         assert_eq!(key_refused(|r| r.train.temperature = f64::NAN), "train.temperature");
     }
 

@@ -120,14 +120,18 @@ impl Site {
     /// If it cannot be started.
     #[must_use]
     pub fn start(&self, name: &str, arguments: &[&str]) -> Running {
+        self.start_at(name, "127.0.0.1:0", arguments)
+    }
+
+    /// As [`Site::start`], with the coordinator at `listen`.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn start_at(&self, name: &str, listen: &str, arguments: &[&str]) -> Running {
         let (data, model) = (self.data(), self.model());
-        let inputs = [
-            "--data",
-            data.to_str().unwrap(),
-            "--model",
-            model.to_str().unwrap(),
-        ];
-        self.launch(name, &[&inputs, arguments].concat())
+        let inputs = ["--data", data.to_str().unwrap(), "--model", model.to_str().unwrap()];
+        self.launch(name, listen, &[&inputs, arguments].concat())
     }
 
     /// Starts `quarry run --resume` on the store `name`.
@@ -136,10 +140,10 @@ impl Site {
     /// If it cannot be started.
     #[must_use]
     pub fn resume(&self, name: &str, arguments: &[&str]) -> Running {
-        self.launch(name, &[&["--resume"], arguments].concat())
+        self.launch(name, "127.0.0.1:0", &[&["--resume"], arguments].concat())
     }
 
-    fn launch(&self, name: &str, arguments: &[&str]) -> Running {
+    fn launch(&self, name: &str, listen: &str, arguments: &[&str]) -> Running {
         let (recipe, store) = (self.recipe(), self.path(name));
         let fixed = [
             "run",
@@ -147,7 +151,7 @@ impl Site {
             "--store",
             store.to_str().unwrap(),
             "--listen",
-            "127.0.0.1:0",
+            listen,
         ];
         Running::start(
             &program("quarry"),

@@ -71,7 +71,7 @@ impl RunStore {
         read_json(&self.folder.join("run.json"))
     }
 
-    /// Names of the published checkpoints, oldest first.
+    /// Steps of the published checkpoints, oldest first.
     #[must_use]
     pub fn checkpoints(&self) -> Vec<u64> {
         let step = |name: &str| name.split('-').next().unwrap().parse().unwrap();
@@ -79,6 +79,20 @@ impl RunStore {
             .iter()
             .map(|name| step(name))
             .collect()
+    }
+
+    /// Folder of the published checkpoint of `step`.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn checkpoint_folder(&self, step: u64) -> PathBuf {
+        let names = self.complete("checkpoints");
+        let name = names
+            .iter()
+            .find(|name| name.starts_with(&format!("{step:08}-")));
+        let name = name.unwrap_or_else(|| panic!("no checkpoint of step {step}: {names:?}"));
+        self.folder.join("checkpoints").join(name)
     }
 
     /// Step of the newest published checkpoint of the trainer; 0 is the initial model.

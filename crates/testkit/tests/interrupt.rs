@@ -17,7 +17,11 @@ fn ctrl_c_stops_everything_and_resume_finishes() {
     let finished = run.wait();
 
     assert_eq!(finished.code, Some(130), "{}", finished.stderr);
-    assert!(finished.stderr.lines().last().unwrap().contains("--resume"), "{}", finished.stderr);
+    assert!(
+        finished.stderr.lines().last().unwrap().contains("--resume"),
+        "{}",
+        finished.stderr
+    );
     assert_eq!(processes_naming(store.folder()), [], "left behind");
     let taken = store.losses().0.len() as u64;
     assert!(taken < 90, "the run was over before Ctrl-C");

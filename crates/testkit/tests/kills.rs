@@ -7,11 +7,18 @@ use quarry_testkit::{Running, Site};
 const STEPS: u64 = 90;
 
 /// Small shards and blocks: many tasks, so that there is a middle to be killed in.
-const MANY_TASKS: [&str; 4] = ["--set", "data.shard_passages=4", "--set", "data.block_queries=8"];
+const MANY_TASKS: [&str; 4] = [
+    "--set",
+    "data.shard_passages=4",
+    "--set",
+    "data.block_queries=8",
+];
 
 /// Waits until a dense generation is being made, and returns its number.
 fn wait_for_refresh(run: &Running) -> u64 {
-    run.wait_for("a refresh", || run.store().open_generation().filter(|g| *g > 0))
+    run.wait_for("a refresh", || {
+        run.store().open_generation().filter(|g| *g > 0)
+    })
 }
 
 #[test]
@@ -22,20 +29,39 @@ fn an_inferencer_and_the_coordinator_die_in_the_middle_of_a_refresh() {
 
     let first = wait_for_refresh(&run);
     let worker = run.kill("quarry-inferencer");
-    assert!(store.generations().iter().all(|g| g.generation < first), "the refresh was over before the kill");
+    assert!(
+        store.generations().iter().all(|g| g.generation < first),
+        "the refresh was over before the kill"
+    );
     run.wait_for_restart("quarry-inferencer", worker);
 
-    let second = run.wait_for("another refresh", || store.open_generation().filter(|g| *g > first));
+    let second = run.wait_for("another refresh", || {
+        store.open_generation().filter(|g| *g > first)
+    });
     let coordinator = run.kill("quarry-coordinator");
     run.wait_for_restart("quarry-coordinator", coordinator);
     let finished = run.wait().succeeded();
 
-    assert!(finished.stderr.contains("inferencer-0 ended with"), "{}", finished.stderr);
-    assert!(finished.stderr.contains("coordinator ended with"), "{}", finished.stderr);
+    assert!(
+        finished.stderr.contains("inferencer-0 ended with"),
+        "{}",
+        finished.stderr
+    );
+    assert!(
+        finished.stderr.contains("coordinator ended with"),
+        "{}",
+        finished.stderr
+    );
     store.assert_generations_complete();
     let numbers: Vec<u64> = store.generations().iter().map(|g| g.generation).collect();
-    assert!(numbers.contains(&first), "generation {first} was lost with its worker: {numbers:?}");
-    assert!(numbers.iter().any(|g| *g >= second), "no generation after the coordinator's death: {numbers:?}");
+    assert!(
+        numbers.contains(&first),
+        "generation {first} was lost with its worker: {numbers:?}"
+    );
+    assert!(
+        numbers.iter().any(|g| *g >= second),
+        "no generation after the coordinator's death: {numbers:?}"
+    );
     store.losses().assert_steps(STEPS);
 }
 
@@ -51,7 +77,10 @@ fn a_killed_trainer_goes_on_from_its_last_checkpoint() {
     run.kill("quarry-trainer");
     let finished = run.wait();
     let refusal = finished.refusal();
-    assert!(refusal.contains("the trainer was killed") && refusal.contains("--resume"), "{refusal}");
+    assert!(
+        refusal.contains("the trainer was killed") && refusal.contains("--resume"),
+        "{refusal}"
+    );
     let (newest, taken) = (store.newest_checkpoint(), store.losses().0.len() as u64);
     assert!(taken < STEPS, "the run was over before the kill");
     store.assert_generations_complete();
@@ -59,7 +88,11 @@ fn a_killed_trainer_goes_on_from_its_last_checkpoint() {
     let _ = site.resume("store", &[]).wait().succeeded();
     let resumed = format!("step={newest} total={STEPS}");
     let log = store.log("trainer");
-    assert!(log.lines().any(|l| l.contains("resumed") && l.contains(&resumed)), "not `{resumed}`:\n{log}");
+    assert!(
+        log.lines()
+            .any(|l| l.contains("resumed") && l.contains(&resumed)),
+        "not `{resumed}`:\n{log}"
+    );
     store.losses().assert_steps(STEPS);
     assert_eq!(store.newest_checkpoint(), STEPS);
     store.assert_generations_complete();

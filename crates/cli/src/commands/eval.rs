@@ -166,8 +166,16 @@ fn with_model(args: &EvalArgs, model: &str) -> Result<(Collection, Vec<Vec<Hit>>
             ..LoadOptions::default()
         },
     )?;
-    let within = |length: usize| if length == 0 { encoder.max_length() } else { length };
-    let lengths = Lengths { query: within(args.query_length), passage: within(args.passage_length) };
+    let limit = encoder.max_length();
+    let within = |flag: &str, length: usize| match length {
+        0 => Ok(limit),
+        length if (3..=limit).contains(&length) => Ok(length),
+        length => Err(anyhow::anyhow!("{flag} {length} is outside 3 to {limit}, what the model takes")),
+    };
+    let lengths = Lengths {
+        query: within("--query-length", args.query_length)?,
+        passage: within("--passage-length", args.passage_length)?,
+    };
     let specials = 2; // first and last token of the BERT family
     let reading = reading(args, lengths.query - specials, lengths.passage - specials);
     let collection = Collection::open(&args.data, &args.split, &tokenizer, &reading)?;

@@ -57,8 +57,10 @@ async fn choose(store: &Store, name: &str) -> Result<(u64, String)> {
     let listed = store.list(layout::checkpoints_folder(), None).await?;
     let mut complete = Vec::new();
     for (path, _) in listed.iter().filter(|(path, _)| path.ends_with(layout::MANIFEST)) {
-        let manifest = CheckpointManifest::read(store, path).await?;
-        complete.push((manifest.step, path.clone()));
+        match CheckpointManifest::read(store, path).await {
+            Ok(manifest) => complete.push((manifest.step, path.clone())),
+            Err(error) => tracing::warn!("passing over a checkpoint: {error}"),
+        }
     }
     complete.sort();
     let last = complete.last().with_context(|| format!("{} holds no complete checkpoint", store.url()))?;

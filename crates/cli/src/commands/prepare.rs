@@ -15,7 +15,10 @@ use std::process::ExitCode;
 #[derive(Debug, Args)]
 #[command(after_help = "Reads, checks, tokenises and publishes the collection under its digest. Faults are refused with\n\
     file and line; `--set data.strictness.empty_text=drop` and its like relax one kind, and what is\n\
-    dropped is counted in the manifest. `quarry run` prepares by itself: this is for doing it ahead.")]
+    dropped is counted in the manifest.\n\n\
+    With --recipe the store then holds a whole run at step 0 (run.json and the initial checkpoint):\n\
+    start quarry-coordinator, quarry-inferencer and quarry-trainer on it wherever you like, or\n\
+    `quarry run RECIPE --store URL --resume`. `quarry run` alone prepares by itself.")]
 pub struct PrepareArgs {
     /// Collection folder.
     #[arg(long)]
@@ -29,7 +32,7 @@ pub struct PrepareArgs {
     /// Where to publish: file:///…, s3://…, gs://…, az://…, or a path.
     #[arg(long)]
     store: String,
-    /// Recipe whose lengths, prefixes, splits and strictness are used.
+    /// Recipe of a run to set up; its lengths, prefixes, splits and strictness are used.
     #[arg(long)]
     recipe: Option<PathBuf>,
     /// Override a recipe key. May be repeated.
@@ -58,7 +61,14 @@ pub fn execute(args: &PrepareArgs) -> Result<ExitCode> {
     let options = setup::prepare_options(&recipe, &args.data, ModelFolder::open(&model)?.max_length)?;
     let (location, manifest) = block_on(async {
         let store = Store::open(&args.store).await?;
-        setup::publish_collection(&store, &args.data, &tokenizer, &options).await
+        store.probe_create_if_absent().await?;
+        setup::refuse_existing_run(&store, args.recipe.is_some()).await?;
+        let published = setup::publish_collection(&store, &args.data, &tokenizer, &options).await?;
+        if args.recipe.is_some() {
+            let checkpoint = setup::publish_initial_model(&store, &recipe, &model).await?;
+            setup::publish_run(&store, &recipe, published.0.clone(), &tokenizer, checkpoint).await?;
+        }
+        Ok(published)
     })?;
     if args.json {
         println!("{}", serde_json::json!({ "folder": location.folder, "manifest": manifest }));

@@ -76,11 +76,11 @@ async fn search(args: &SearchArgs) -> Result<(Corpus, u64, Vec<Hit>)> {
     let cache = Cache::new(cache_folder(&store)?, 1 << 33)?;
     let manifest: CorpusManifest = serde_json::from_value(document.corpus.manifest.clone())
         .with_context(|| format!("{}: not a corpus manifest", document.corpus.folder))?;
-    let mut shards: Vec<PathBuf> = Vec::new();
+    let mut held: Vec<CachedFile> = Vec::new();
     for shard in &manifest.shards {
-        let file = fetch_corpus_file(&store, &cache, &document.corpus, &shard.file).await?;
-        shards.push(file.path().to_path_buf());
+        held.push(fetch_corpus_file(&store, &cache, &document.corpus, &shard.file).await?);
     }
+    let shards: Vec<PathBuf> = held.iter().map(|file| file.path().to_path_buf()).collect();
     let corpus = Corpus::open(&shards)?;
     let hits = match generation.kind {
         GenerationKind::Bm25 => sparse(&corpus, &recipe, &args.text, args.k)?,

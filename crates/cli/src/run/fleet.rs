@@ -5,6 +5,8 @@
 //! trainer that dies is not: its user decides, with `--resume`.
 
 use anyhow::{Context, Result, bail};
+use quarry_service::signals::STOP_WITH_PARENT;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -23,6 +25,10 @@ const MAX_RESTARTS: usize = 5;
 /// See [`MAX_RESTARTS`].
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 
+/// Exit code of a coordinator that found another one writing: restarting it would
+/// only fence the other.
+const FENCED: i32 = 3;
+
 /// What all programs of a run share.
 #[derive(Debug, Clone)]
 pub struct Place {
@@ -39,6 +45,10 @@ struct Program {
     arguments: Vec<String>,
     child: Child,
     deaths: Vec<Instant>,
+    /// Where this start's lines begin in the log.
+    log_start: u64,
+    /// It said that nothing is left to do.
+    done: bool,
 }
 
 /// The running programs.
@@ -100,8 +110,17 @@ impl Fleet {
     /// If coordinator or inferencers keep dying.
     pub fn tend(&mut self) -> Result<Option<ExitStatus>> {
         for program in std::iter::once(&mut self.coordinator).chain(&mut self.workers) {
-            if let Some(status) = program.child.try_wait()? {
-                program.restart(&self.place, status)?;
+            if program.done {
+                continue;
+            }
+            match program.child.try_wait()? {
+                Some(status) if status.success() => program.done = true,
+                Some(status) if status.code() == Some(FENCED) => bail!(
+                    "another coordinator has taken over this store, so this run steps back: {}",
+                    program.last_words(&self.place)
+                ),
+                Some(status) => program.restart(&self.place, status)?,
+                None => {}
             }
         }
         Ok(self.trainer.child.try_wait()?)
@@ -110,23 +129,34 @@ impl Fleet {
     /// The last sentence the trainer logged: why it failed.
     #[must_use]
     pub fn last_words(&self) -> String {
-        last_line(&log_path(&self.place, &self.trainer.name))
+        self.trainer.last_words(&self.place)
+    }
+
+    /// The last sentence the coordinator logged.
+    #[must_use]
+    pub fn coordinator_words(&self) -> String {
+        self.coordinator.last_words(&self.place)
     }
 
     /// Stops every program: trainer first, so that its checkpoint is announced;
     /// then inferencers, which give their leases back; then the coordinator.
     ///
     /// # Errors
-    /// If a process cannot be waited for.
+    /// If a process cannot be waited for, or the trainer could not publish.
     pub async fn stop(mut self) -> Result<()> {
-        self.trainer.stop().await?;
+        let trainer = self.trainer.stop().await?;
+        let words = self.trainer.last_words(&self.place);
         for worker in &self.workers {
             worker.signal();
         }
         for worker in &mut self.workers {
             worker.stop().await?;
         }
-        self.coordinator.stop().await
+        self.coordinator.stop().await?;
+        if !trainer.success() {
+            bail!("the trainer ended with {trainer}: {words}");
+        }
+        Ok(())
     }
 }
 
@@ -146,7 +176,7 @@ async fn start_coordinator(place: &Place, listen: &str) -> Result<(Program, Stri
             break address.trim().to_owned();
         }
         if program.child.try_wait()?.is_some() {
-            bail!("the coordinator did not start: {}", last_line(&log_path(place, &program.name)));
+            bail!("the coordinator did not start: {}", program.last_words(place));
         }
         if started.elapsed() > START_LIMIT {
             bail!(
@@ -174,9 +204,10 @@ fn arguments(place: &Place, url: &str, cache: &Path, threads: usize, own: &[&str
 
 impl Program {
     fn start(place: &Place, name: String, binary: &'static str, arguments: Vec<String>) -> Result<Self> {
+        let log_start = log_length(place, &name);
         let child = spawn(place, &name, binary, &arguments)?;
         tracing::debug!(name, pid = child.id(), "started");
-        Ok(Self { name, binary, arguments, child, deaths: Vec::new() })
+        Ok(Self { name, binary, arguments, child, deaths: Vec::new(), log_start, done: false })
     }
 
     fn restart(&mut self, place: &Place, status: ExitStatus) -> Result<()> {
@@ -188,42 +219,49 @@ impl Program {
                 "{} died {} times within a minute, last with {status}: {}",
                 self.name,
                 self.deaths.len(),
-                last_line(&log_path(place, &self.name))
+                self.last_words(place)
             );
         }
         tracing::warn!("{} ended with {status}; starting it again", self.name);
+        self.log_start = log_length(place, &self.name);
         self.child = spawn(place, &self.name, self.binary, &self.arguments)?;
         Ok(())
     }
 
+    /// The last line logged since the process was started.
+    fn last_words(&self, place: &Place) -> String {
+        last_line(&log_path(place, &self.name), self.log_start)
+    }
+
     /// Asks the process to stop.
     fn signal(&self) {
-        if let Some(pid) = self.child.id() {
-            let sent = std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status();
-            if !sent.is_ok_and(|s| s.success()) {
-                tracing::debug!(name = self.name, "was gone before it could be asked to stop");
-            }
+        let id = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        if let Some(Err(error)) = id.map(|id| kill_process(id, Signal::TERM)) {
+            tracing::debug!(name = self.name, %error, "was gone before it could be asked to stop");
         }
     }
 
-    async fn stop(&mut self) -> Result<()> {
+    async fn stop(&mut self) -> Result<ExitStatus> {
         self.signal();
-        if tokio::time::timeout(STOP_LIMIT, self.child.wait()).await.is_err() {
-            tracing::warn!("{} did not stop within {} s; killing it", self.name, STOP_LIMIT.as_secs());
-            self.child.kill().await?;
+        if let Ok(status) = tokio::time::timeout(STOP_LIMIT, self.child.wait()).await {
+            return Ok(status?);
         }
-        Ok(())
+        tracing::warn!("{} did not stop within {} s; killing it", self.name, STOP_LIMIT.as_secs());
+        self.child.kill().await?;
+        Ok(self.child.wait().await?)
     }
 }
 
 /// Starts a process in a group of its own, so that Ctrl-C reaches only `quarry`,
-/// which then stops the programs in order.
+/// which then stops the programs in order. Their standard input is a pipe that
+/// ends with `quarry`: should it be killed, they stop by themselves.
 fn spawn(place: &Place, name: &str, binary: &'static str, arguments: &[String]) -> Result<Child> {
     let path = sibling(binary)?;
     let log = open_log(&log_path(place, name))?;
     Command::new(&path)
         .args(arguments)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
+        .env(STOP_WITH_PARENT, "1")
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0)
@@ -253,11 +291,17 @@ fn open_log(path: &Path) -> Result<File> {
         .with_context(|| format!("cannot write the log {}", path.display()))
 }
 
-fn last_line(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines()
-        .rfind(|line| !line.trim().is_empty())
-        .map_or_else(|| format!("it said nothing; see {}", path.display()), str::to_owned)
+fn log_length(place: &Place, name: &str) -> u64 {
+    std::fs::metadata(log_path(place, name)).map_or(0, |m| m.len())
+}
+
+/// The last line of the log after `start`, as it stands there.
+fn last_line(path: &Path, start: u64) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let since = usize::try_from(start).ok().and_then(|s| bytes.get(s..)).unwrap_or_default();
+    let text = String::from_utf8_lossy(since);
+    let line = text.lines().rfind(|line| !line.trim().is_empty());
+    line.map_or_else(|| format!("it said nothing; see {}", path.display()), str::to_owned)
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {

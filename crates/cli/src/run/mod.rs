@@ -40,6 +40,13 @@ const GLANCE: Duration = Duration::from_millis(500);
 /// Time between two plain progress lines, where there is no terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
+/// Time the coordinator has for one answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Time after which a run without a first generation, and none in the making, is
+/// given up.
+const HOPELESS: Duration = Duration::from_secs(15);
+
 /// Exit code after Ctrl-C, as shells expect it.
 const INTERRUPTED: u8 = 130;
 
@@ -98,14 +105,13 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
     let url = args.store.clone().unwrap_or_else(|| format!("runs/{}", recipe.name));
     let store = Store::open(&url).await?;
     store.probe_create_if_absent().await?;
-    let folder = store.local_folder().map_or_else(|| Path::new("runs").join(&recipe.name), Path::to_path_buf);
-    let document = match args.resume {
+    let folder = run_folder(&store, &recipe);
+    let (document, mut recipe) = match args.resume {
         true => existing_run(&store, &recipe).await?,
-        false => new_run(&args, &store, &folder, &recipe).await?,
+        false => (new_run(&args, &store, &folder, &recipe).await?, recipe),
     };
-    // What the store says is what every program follows.
-    let recipe: Recipe = serde_json::from_value(document.recipe.clone())
-        .with_context(|| format!("{url}: the recipe in run.json is not of this version"))?;
+    // How many inferencers run is not part of what the run computes.
+    recipe.fleet.workers = args.workers.unwrap_or(recipe.fleet.workers);
     let place = Place { store: store.url().to_owned(), folder: folder.clone() };
     let (exit, generations) = conduct(&args, &recipe, place).await?;
     match exit {
@@ -121,8 +127,18 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The run in the store, for `--resume`.
-async fn existing_run(store: &Store, recipe: &Recipe) -> Result<RunDocument> {
+/// Where logs, losses and caches lie: in a local store itself; for a remote one in
+/// a folder that no other store's run shares.
+fn run_folder(store: &Store, recipe: &Recipe) -> PathBuf {
+    let remote = || {
+        let digest = quarry_artifacts::Digest::of(store.url().as_bytes());
+        Path::new("runs").join(format!("{}-{}", recipe.name, digest.short()))
+    };
+    store.local_folder().map_or_else(remote, Path::to_path_buf)
+}
+
+/// The run in the store, and the recipe that every program of it follows.
+async fn existing_run(store: &Store, recipe: &Recipe) -> Result<(RunDocument, Recipe)> {
     let document = RunDocument::read(store)
         .await
         .with_context(|| format!("nothing to resume in {}; start without --resume", store.url()))?;
@@ -131,17 +147,12 @@ async fn existing_run(store: &Store, recipe: &Recipe) -> Result<RunDocument> {
     if stored != *recipe {
         tracing::warn!("the recipe differs from the one the run began with; going on with the run's own");
     }
-    Ok(document)
+    Ok((document, stored))
 }
 
 /// Checks, prepares and publishes everything a new run needs.
 async fn new_run(args: &RunArgs, store: &Store, folder: &Path, recipe: &Recipe) -> Result<RunDocument> {
-    if store.head(layout::run_json()).await?.is_some() {
-        bail!(
-            "{} already holds a run; add --resume to go on with it, or choose another --store",
-            store.url()
-        );
-    }
+    setup::refuse_existing_run(store, true).await?;
     let (Some(data), Some(model)) = (&args.data, &args.model) else {
         bail!("a new run needs --data DIR and --model DIR; --resume goes on with an old one");
     };
@@ -152,6 +163,7 @@ async fn new_run(args: &RunArgs, store: &Store, folder: &Path, recipe: &Recipe) 
     eprintln!("preparing {} …", data.display());
     let (corpus, manifest) = setup::publish_collection(store, data, &tokenizer, &options).await?;
     describe(&manifest);
+    check_batch(recipe, &manifest)?;
     check_resources(recipe, &model_folder, &manifest, store.local_folder().map(|_| folder))?;
     let checkpoint = setup::publish_initial_model(store, recipe, &model).await?;
     setup::publish_run(store, recipe, corpus, &tokenizer, checkpoint).await
@@ -168,6 +180,19 @@ fn describe(manifest: &CorpusManifest) {
         manifest.passage_tokens,
         queries.join(", ")
     );
+}
+
+/// Refuses a batch larger than the training split: its queries must be distinct.
+fn check_batch(recipe: &Recipe, manifest: &CorpusManifest) -> Result<()> {
+    let queries = manifest.queries.get(&recipe.data.train).map_or(0, |entry| u64::from(entry.queries));
+    if recipe.train.batch_size as u64 > queries {
+        bail!(
+            "recipe key `train.batch_size`: {} distinct queries a batch, but the split {} has {queries}; lower it",
+            recipe.train.batch_size,
+            recipe.data.train
+        );
+    }
+    Ok(())
 }
 
 /// Prints the pre-flight and refuses what cannot fit.
@@ -203,18 +228,36 @@ async fn conduct(args: &RunArgs, recipe: &Recipe, place: Place) -> Result<(Exit,
     let url = format!("http://{}", fleet.address());
     eprintln!("coordinator on {url}; {workers} inferencer(s); follow it with: quarry status --coordinator {url} --watch");
     let outcome = attend(&mut fleet, &url).await;
-    let generations = match connect(&url, None).await {
-        Ok(mut client) => client.list_generations(ListGenerationsRequest {}).await.map(tonic::Response::into_inner),
-        Err(e) => Err(tonic::Status::unavailable(e.to_string())),
+    let last = match &outcome {
+        Ok(Exit::Done) => tokio::time::timeout(PATIENCE, last_look(&url)).await,
+        _ => Ok(Ok((false, ListGenerationsResponse::default()))),
     };
-    fleet.stop().await?;
+    let stopped = fleet.stop().await;
     let exit = outcome?;
-    match generations {
-        Ok(generations) => Ok((exit, generations)),
-        // After a failure or Ctrl-C nobody needs the list.
-        Err(_) if !matches!(exit, Exit::Done) => Ok((exit, ListGenerationsResponse::default())),
-        Err(status) => bail!("the coordinator did not list its generations: {}", status.message()),
+    if let Exit::Failed(_) = exit {
+        return Ok((exit, ListGenerationsResponse::default()));
     }
+    stopped?;
+    match (exit, last) {
+        (Exit::Done, Ok(Ok((true, generations)))) => Ok((Exit::Done, generations)),
+        // A trainer that was asked to stop, by whomever, ends well without being done.
+        (Exit::Done, Ok(Ok((false, _)))) => Ok((Exit::Interrupted, ListGenerationsResponse::default())),
+        (Exit::Done, Ok(Err(error))) => Err(error),
+        (Exit::Done, Err(_)) => bail!("the coordinator did not answer within {} s at the end", PATIENCE.as_secs()),
+        (exit, _) => Ok((exit, ListGenerationsResponse::default())),
+    }
+}
+
+/// Whether the run is finished, and its generations.
+async fn last_look(url: &str) -> Result<(bool, ListGenerationsResponse)> {
+    let mut client = connect(url, None).await?;
+    let run = client.get_run(GetRunRequest {}).await.map_err(unanswered)?.into_inner();
+    let generations = client.list_generations(ListGenerationsRequest {}).await.map_err(unanswered)?;
+    Ok((run.finished, generations.into_inner()))
+}
+
+fn unanswered(status: tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("the coordinator did not answer: {}", status.message())
 }
 
 /// The default address, or any free port beside another run.
@@ -229,28 +272,67 @@ fn free_listen() -> String {
 async fn attend(fleet: &mut Fleet, url: &str) -> Result<Exit> {
     let mut progress = Progress::new();
     let mut client: Option<Client> = None;
+    let mut stuck = Stuck::default();
     let interrupted = quarry_service::signals::shutdown()?;
     loop {
-        tokio::select! {
+        let look = async {
+            tokio::time::sleep(GLANCE).await;
+            tokio::time::timeout(PATIENCE, glance(&mut client, url)).await
+        };
+        let seen = tokio::select! {
             () = interrupted.cancelled() => {
                 progress.end();
                 eprintln!("stopping: the trainer writes a checkpoint first; press Ctrl-C again to stop at once");
                 return Ok(Exit::Interrupted);
             }
-            () = tokio::time::sleep(GLANCE) => {}
-        }
+            seen = look => seen,
+        };
         if let Some(status) = fleet.tend()? {
             progress.end();
             return Ok(exit_of(status, fleet));
         }
-        if client.is_none() {
-            client = connect(url, None).await.ok();
+        match seen {
+            Ok(Some(run)) => {
+                progress.show(&run);
+                if let Some(reason) = stuck.judge(&run) {
+                    progress.end();
+                    return Ok(Exit::Failed(reason));
+                }
+            }
+            Ok(None) => {} // starting or restarting; `tend` sees to it
+            Err(_) => progress.say(&format!("the coordinator does not answer: {}", fleet.coordinator_words())),
         }
-        let Some(connected) = &mut client else { continue };
-        match connected.get_run(GetRunRequest {}).await {
-            Ok(run) => progress.show(&run.into_inner()),
-            Err(_) => client = None, // restarting; `tend` sees to it
+    }
+}
+
+/// The run as the coordinator sees it; `None` while it cannot be reached.
+async fn glance(client: &mut Option<Client>, url: &str) -> Option<GetRunResponse> {
+    if client.is_none() {
+        *client = connect(url, None).await.ok();
+    }
+    let answer = client.as_mut()?.get_run(GetRunRequest {}).await;
+    if answer.is_err() {
+        *client = None;
+    }
+    answer.ok().map(tonic::Response::into_inner)
+}
+
+/// Notices a run that can never begin: generation 0 was given up, so the trainer
+/// would wait for ever.
+#[derive(Default)]
+struct Stuck {
+    since: Option<Instant>,
+}
+
+impl Stuck {
+    fn judge(&mut self, run: &GetRunResponse) -> Option<String> {
+        let hopeless = run.active.is_none() && run.open.is_none() && !run.trouble.is_empty();
+        if !hopeless {
+            self.since = None;
+            return None;
         }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        (since.elapsed() > HOPELESS).then(|| format!("no generation of negatives can be made: {}", run.trouble))
     }
 }
 
@@ -302,6 +384,18 @@ impl Progress {
         }
     }
 
+    /// Says something that is no progress, as seldom as plain lines.
+    fn say(&mut self, words: &str) {
+        if self.last.elapsed() < PLAIN_EVERY {
+            return;
+        }
+        self.last = Instant::now();
+        match &self.bar {
+            Some(bar) => bar.println(words),
+            None => eprintln!("{words}"),
+        }
+    }
+
     fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -328,21 +422,21 @@ async fn judge(
         let after_bm25 = usize::from(scores.first().is_some_and(|s| s.system == "bm25"));
         scores.splice(after_bm25..after_bm25, zero);
     }
-    let last = last_checkpoint(store).await?;
+    let last = last_checkpoint(store, preflight::total_steps(recipe, judge.train_queries())).await?;
     scores.extend(judge.score("final", &last, &[&recipe.data.dev, &recipe.data.test]).await?);
     Ok(scores)
 }
 
-/// The newest complete checkpoint of the store.
-async fn last_checkpoint(store: &Store) -> Result<CheckpointRef> {
+/// The checkpoint of the last step.
+async fn last_checkpoint(store: &Store, step: u64) -> Result<CheckpointRef> {
     let listed = store.list(layout::checkpoints_folder(), None).await?;
-    let newest = listed
+    let prefix = format!("{}/{step:08}-", layout::checkpoints_folder());
+    let path = listed
         .iter()
-        .filter(|(path, _)| path.ends_with(layout::MANIFEST))
         .map(|(path, _)| path)
-        .max()
-        .context("the store holds no complete checkpoint")?;
-    Ok(CheckpointManifest::read(store, newest).await?.reference())
+        .rfind(|path| path.starts_with(&prefix) && path.ends_with(layout::MANIFEST))
+        .with_context(|| format!("the store holds no complete checkpoint of step {step}"))?;
+    Ok(CheckpointManifest::read(store, path).await?.reference())
 }
 
 fn present(args: &RunArgs, url: &str, folder: &Path, recipe: &Recipe, scores: &[Score]) -> Result<()> {

@@ -5,9 +5,10 @@ use crate::collection::{format_of, prepare_with_progress};
 use anyhow::{Context, Result, bail};
 use quarry_artifacts::{
     CheckpointOrigin, CheckpointRef, CorpusLocation, Created, Digest, RunDocument, Store,
-    publish_checkpoint, publish_corpus,
+    layout, publish_checkpoint, publish_corpus,
 };
 use quarry_corpus::{CorpusManifest, Format, PrepareOptions, Tokenize};
+use quarry_index::{IndexSpec, Language};
 use quarry_model::{DualEncoder, LoadOptions, TextTokenizer};
 use quarry_recipe::{Pooling, Recipe, Towers};
 use std::path::Path;
@@ -21,6 +22,7 @@ const SPECIALS: usize = 2;
 /// # Errors
 /// If the folder looks like no known layout.
 pub fn prepare_options(recipe: &Recipe, data: &Path, max_length: usize) -> Result<PrepareOptions> {
+    check_search_keys(recipe)?;
     let given = match recipe.data.format.as_str() {
         "auto" => None,
         name => Some(name.parse::<Format>().map_err(|e| anyhow::anyhow!("recipe key `data.format`: {e}"))?),
@@ -52,6 +54,27 @@ pub fn prepare_options(recipe: &Recipe, data: &Path, max_length: usize) -> Resul
         splits,
         strictness: recipe.data.strictness,
     })
+}
+
+/// Checks the keys whose meaning belongs to the search structures: only there is
+/// known which languages and index kinds exist.
+///
+/// # Errors
+/// If `data.language` or `index.kind` names nothing, with the key.
+pub fn check_search_keys(recipe: &Recipe) -> Result<()> {
+    if recipe.data.language != "auto" {
+        recipe
+            .data
+            .language
+            .parse::<Language>()
+            .map_err(|e| anyhow::anyhow!("recipe key `data.language`: {e}"))?;
+    }
+    if recipe.index.kind != "exact" {
+        IndexSpec::new(recipe.index.kind.as_str())
+            .check()
+            .map_err(|e| anyhow::anyhow!("recipe key `index.kind`: {e}"))?;
+    }
+    Ok(())
 }
 
 /// Reads, checks, tokenises and publishes the collection.
@@ -114,6 +137,22 @@ pub fn load_options(recipe: &Recipe) -> LoadOptions {
     }
 }
 
+/// Refuses a store that holds a run, if `new_run` wants to begin one there: before
+/// any work is done, while [`publish_run`] is what makes it certain.
+///
+/// # Errors
+/// If the store holds a run.
+pub async fn refuse_existing_run(store: &Store, new_run: bool) -> Result<()> {
+    if new_run && store.head(layout::run_json()).await?.is_some() {
+        bail!(
+            "{} already holds a run; go on with it by `quarry run RECIPE --store {} --resume`, or choose another --store",
+            store.url(),
+            store.url()
+        );
+    }
+    Ok(())
+}
+
 /// Writes `run.json`, after which the run exists.
 ///
 /// # Errors
@@ -135,10 +174,7 @@ pub async fn publish_run(
     };
     match document.publish(store).await? {
         Created::Yes => Ok(document),
-        Created::Exists => bail!(
-            "{} already holds a run; add --resume to go on with it, or choose another --store",
-            store.url()
-        ),
+        Created::Exists => bail!("{} was taken by another run meanwhile; choose another --store", store.url()),
     }
 }
 

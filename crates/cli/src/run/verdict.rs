@@ -6,7 +6,7 @@ use crate::table;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use quarry_artifacts::{
-    Cache, CheckpointFiles, CheckpointRef, CorpusLocation, ObjectRef, Store, fetch_checkpoint,
+    Cache, CachedFile, CheckpointFiles, CheckpointRef, CorpusLocation, ObjectRef, Store, fetch_checkpoint,
     fetch_corpus_file,
 };
 use quarry_corpus::{Corpus, CorpusManifest, QuerySet};
@@ -93,6 +93,8 @@ pub struct Judge<'a> {
     location: &'a CorpusLocation,
     manifest: CorpusManifest,
     corpus: Corpus,
+    /// The cache must not drop the shards while they are mapped.
+    _held: Vec<CachedFile>,
 }
 
 impl<'a> Judge<'a> {
@@ -109,13 +111,18 @@ impl<'a> Judge<'a> {
     ) -> Result<Self> {
         let manifest: CorpusManifest = serde_json::from_value(location.manifest.clone())
             .with_context(|| format!("{}: not a corpus manifest", location.folder))?;
-        let mut shards = Vec::new();
+        let mut held = Vec::new();
         for shard in &manifest.shards {
-            let file = fetch_corpus_file(store, &cache, location, &shard.file).await?;
-            shards.push(file.path().to_path_buf());
+            held.push(fetch_corpus_file(store, &cache, location, &shard.file).await?);
         }
+        let shards: Vec<PathBuf> = held.iter().map(|file| file.path().to_path_buf()).collect();
         let corpus = Corpus::open(&shards)?;
-        Ok(Self { store, cache, scratch, recipe, location, manifest, corpus })
+        Ok(Self { store, cache, scratch, recipe, location, manifest, corpus, _held: held })
+    }
+
+    /// Queries of the training split.
+    pub fn train_queries(&self) -> u64 {
+        self.manifest.queries.get(&self.recipe.data.train).map_or(0, |entry| u64::from(entry.queries))
     }
 
     /// Scores the checkpoint on `splits`, keeping the runs in the store.
