@@ -204,16 +204,6 @@ fn addresses() {
     ];
     assert_says(&site.command("quarry-trainer", &trainer), &[&port]);
     let no_store = site.path("nothing-here");
-    let coordinator = [
-        "--store",
-        no_store.to_str().unwrap(),
-        "--listen",
-        "127.0.0.1:0",
-    ];
-    assert_says(
-        &site.command("quarry-coordinator", &coordinator),
-        &["nothing-here"],
-    );
     assert_says(
         &site.resume("nothing-here", &[]).wait(),
         &["nothing to resume", "nothing-here"],
