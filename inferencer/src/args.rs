@@ -67,7 +67,7 @@ a finished task is kept and delivered when it is back.
 Environment:
   OMP_WAIT_POLICY=passive   set it when other processes share the machine: idle
                             threads then sleep instead of spinning. It is read
-                            before the program starts (`quarry run` sets it).
+                            before the program starts.
   RUST_LOG                  what to log, such as debug or quarry_inferencer=debug
 
 Example, one worker a GPU on a machine with two:

@@ -135,22 +135,30 @@ def check_run(store, generation, split, path, qrels):
         )
 
 
+def check_objects(store, generation):
+    for block in generation["negatives"]:
+        check_table(store, store / block["object"]["path"], block["queries"])
+    for shard in generation["embeddings"]:
+        rows = load_file(store / shard["path"])["embeddings"]
+        fine = rows.dtype == np.float16 and np.isfinite(rows).all()
+        check(fine, f"safetensors: …{shard['path'][-45:]}: {rows.dtype} {rows.shape}")
+
+
 def main():
     store, model, texts, embeddings = map(Path, sys.argv[1:])
     lines = [json.loads(line) for line in texts.read_text().splitlines()]
     check_model(model, [f"{line['title']} {line['text']}" for line in lines], load_file(embeddings)["embeddings"])
 
-    passages, queries = read_corpus(store, json.loads((store / "run.json").read_text())["corpus"])
+    run = json.loads((store / "run.json").read_text())
+    passages, queries = read_corpus(store, run["corpus"])
     generations = [json.loads(path.read_text()) for path in sorted(store.glob("generations/*/manifest.json"))]
     check(len(generations) > 0, f"{len(generations)} generations in {store}")
-    for generation in generations:
-        for block in generation["negatives"]:
-            check_table(store, store / block["object"]["path"], block["queries"])
-        for shard in generation["embeddings"]:
-            rows = load_file(store / shard["path"])["embeddings"]
-            check(rows.dtype == np.float16 and np.isfinite(rows).all(), f"safetensors: {shard['path'][:40]}…: {rows.shape}")
-        for split, run in generation["runs"].items():
-            check_run(store, generation, split, run["path"], qrels_of(queries[split], passages))
+    kept = run["recipe"]["refresh"]["keep_generations"]
+    for age, generation in enumerate(reversed(generations)):
+        if age < kept:
+            check_objects(store, generation)
+        for split, ranked in generation["runs"].items():  # Runs outlive their generation.
+            check_run(store, generation, split, ranked["path"], qrels_of(queries[split], passages))
     print(f"{failures} checks failed" if failures else "every check passed")
     sys.exit(failures > 0)
 

@@ -46,7 +46,12 @@ impl Collection {
     ///
     /// # Errors
     /// The first fault of the input, with file and line.
-    pub fn open(data: &Path, split: &str, tokenizer: &dyn Tokenize, reading: &Reading) -> Result<Self> {
+    pub fn open(
+        data: &Path,
+        split: &str,
+        tokenizer: &dyn Tokenize,
+        reading: &Reading,
+    ) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("quarry-").tempdir()?;
         let options = PrepareOptions {
             format: format_of(data, reading.format)?,
@@ -59,8 +64,11 @@ impl Collection {
             strictness: reading.strictness,
         };
         let manifest = prepare_with_progress(data, folder.path(), tokenizer, &options)?;
-        let shards: Vec<PathBuf> =
-            manifest.shards.iter().map(|s| folder.path().join(&s.file)).collect();
+        let shards: Vec<PathBuf> = manifest
+            .shards
+            .iter()
+            .map(|s| folder.path().join(&s.file))
+            .collect();
         let queries = manifest
             .queries
             .get(split)
@@ -124,8 +132,9 @@ pub fn bar(what: &'static str, total: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{msg:>10} {wide_bar} {pos}/{len}  {per_sec}  eta {eta}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template("{msg:>10} {wide_bar} {pos}/{len}  {per_sec}  eta {eta}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total).with_style(style).with_message(what)
 }
 

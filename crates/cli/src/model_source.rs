@@ -17,7 +17,10 @@ pub fn resolve(model: &str) -> Result<PathBuf> {
     if folder.exists() {
         bail!("--model {model} is a file; give the folder that holds config.json");
     }
-    if let Some(snapshot) = cache_folders().iter().find_map(|cache| cached(cache, model)) {
+    if let Some(snapshot) = cache_folders()
+        .iter()
+        .find_map(|cache| cached(cache, model))
+    {
         return Ok(snapshot);
     }
     bail!(
@@ -60,14 +63,20 @@ mod tests {
         std::fs::create_dir_all(&snapshot).unwrap();
         std::fs::create_dir_all(repository.join("refs")).unwrap();
         std::fs::write(repository.join("refs/main"), "abc\n").unwrap();
-        assert_eq!(cached(cache.path(), "org/name"), None, "a snapshot without config is no model");
+        assert_eq!(
+            cached(cache.path(), "org/name"),
+            None,
+            "a snapshot without config is no model"
+        );
         std::fs::write(snapshot.join("config.json"), "{}").unwrap();
         assert_eq!(cached(cache.path(), "org/name"), Some(snapshot));
     }
 
     #[test]
     fn a_missing_model_says_what_to_do() {
-        let message = resolve("no-such-org/no-such-model").unwrap_err().to_string();
+        let message = resolve("no-such-org/no-such-model")
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("huggingface-cli download"), "{message}");
     }
 }

@@ -30,16 +30,23 @@ pub struct Lengths {
 ///
 /// # Errors
 /// If the model refuses a text.
-pub fn encode_corpus(encoder: &Encoder, specials: Specials, corpus: &Corpus, length: usize) -> Result<Vec<f32>> {
+pub fn encode_corpus(
+    encoder: &Encoder,
+    specials: Specials,
+    corpus: &Corpus,
+    length: usize,
+) -> Result<Vec<f32>> {
     let progress = bar("passages", corpus.passages() as u64);
     let width = usize::try_from(encoder.dim())?;
     let mut rows = Vec::with_capacity(corpus.passages() * width);
     for shard in corpus.shards() {
         let tokens: Vec<&[u32]> = (0..shard.len()).map(|i| shard.tokens(i)).collect();
         let done = progress.position();
-        rows.extend(encoder.encode(&tokens, specials, length, CPU_TOKEN_BUDGET, &mut |n| {
-            progress.set_position(done + n as u64);
-        })?);
+        rows.extend(
+            encoder.encode(&tokens, specials, length, CPU_TOKEN_BUDGET, &mut |n| {
+                progress.set_position(done + n as u64);
+            })?,
+        );
         progress.set_position(done + shard.len() as u64);
     }
     progress.finish_and_clear();
@@ -50,10 +57,17 @@ pub fn encode_corpus(encoder: &Encoder, specials: Specials, corpus: &Corpus, len
 ///
 /// # Errors
 /// If the model refuses a text.
-pub fn encode_queries(encoder: &Encoder, specials: Specials, queries: &QuerySet, length: usize) -> Result<Vec<f32>> {
+pub fn encode_queries(
+    encoder: &Encoder,
+    specials: Specials,
+    queries: &QuerySet,
+    length: usize,
+) -> Result<Vec<f32>> {
     let progress = bar("queries", queries.len() as u64);
     let tokens: Vec<&[u32]> = (0..queries.len()).map(|i| queries.tokens(i)).collect();
-    let rows = encoder.encode(&tokens, specials, length, CPU_TOKEN_BUDGET, &mut |n| progress.set_position(n as u64))?;
+    let rows = encoder.encode(&tokens, specials, length, CPU_TOKEN_BUDGET, &mut |n| {
+        progress.set_position(n as u64)
+    })?;
     progress.finish_and_clear();
     Ok(rows)
 }
@@ -67,7 +81,10 @@ pub fn exact_index(model: &DualEncoder, passages: &[f32]) -> Result<ExactIndex> 
     let width = usize::try_from(model.dim())?;
     let mut rows = vec![f16::ZERO; passages.len()];
     rows.convert_from_f32_slice(passages);
-    Ok(ExactIndex::new(vec![Part::new(0, width, rows)?], Device::Cpu)?)
+    Ok(ExactIndex::new(
+        vec![Part::new(0, width, rows)?],
+        Device::Cpu,
+    )?)
 }
 
 /// The best `depth` passages of each query by dot product.
@@ -101,9 +118,21 @@ pub fn dense(
     lengths: Lengths,
     depth: usize,
 ) -> Result<Vec<Vec<Hit>>> {
-    let passages = encode_corpus(model.passage(), specials, &collection.corpus, lengths.passage)?;
+    let passages = encode_corpus(
+        model.passage(),
+        specials,
+        &collection.corpus,
+        lengths.passage,
+    )?;
     let index = exact_index(model, &passages)?;
-    search_all(model, specials, &index, &collection.queries, lengths.query, depth)
+    search_all(
+        model,
+        specials,
+        &index,
+        &collection.queries,
+        lengths.query,
+        depth,
+    )
 }
 
 /// The judgements of a query set, by id.
@@ -125,14 +154,23 @@ pub fn qrels(queries: &QuerySet, corpus: &Corpus) -> Result<Qrels> {
 ///
 /// # Errors
 /// If the index cannot be built.
-pub fn sparse(collection: &Collection, language: Option<Language>, depth: usize) -> Result<Vec<Vec<Hit>>> {
+pub fn sparse(
+    collection: &Collection,
+    language: Option<Language>,
+    depth: usize,
+) -> Result<Vec<Vec<Hit>>> {
     let corpus = &collection.corpus;
     let language = language.unwrap_or_else(|| language_of(corpus));
     let folder = tempfile::Builder::new().prefix("quarry-bm25-").tempdir()?;
     let progress = bar("indexing", corpus.passages() as u64);
-    let index = SparseIndex::build(&folder.path().join("index"), corpus.texts(), language, &mut |n| {
-        progress.set_position(n as u64);
-    })?;
+    let index = SparseIndex::build(
+        &folder.path().join("index"),
+        corpus.texts(),
+        language,
+        &mut |n| {
+            progress.set_position(n as u64);
+        },
+    )?;
     progress.finish_and_clear();
     let queries = &collection.queries;
     let mut hits = Vec::with_capacity(queries.len());
@@ -145,7 +183,11 @@ pub fn sparse(collection: &Collection, language: Option<Language>, depth: usize)
 /// The language of a corpus, judged by its first passages.
 #[must_use]
 pub fn language_of(corpus: &Corpus) -> Language {
-    let sample: Vec<&str> = corpus.texts().take(LANGUAGE_SAMPLE).map(|(_, text)| text).collect();
+    let sample: Vec<&str> = corpus
+        .texts()
+        .take(LANGUAGE_SAMPLE)
+        .map(|(_, text)| text)
+        .collect();
     Language::detect(sample)
 }
 

@@ -37,7 +37,11 @@ pub fn cores() -> usize {
 
 /// Free bytes of the file system that holds `folder` (or will).
 fn free_disk(folder: &Path) -> Option<u64> {
-    let folder = folder.ancestors().find(|p| p.exists())?.canonicalize().ok()?;
+    let folder = folder
+        .ancestors()
+        .find(|p| p.exists())?
+        .canonicalize()
+        .ok()?;
     let disks = sysinfo::Disks::new_with_refreshed_list();
     disks
         .iter()

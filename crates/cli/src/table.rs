@@ -42,7 +42,10 @@ mod tests {
     fn columns_line_up() {
         let text = super::render(
             &["system", "mrr@10"],
-            &[vec!["bm25".into(), "0.8".into()], vec!["zero-shot".into(), "0.71".into()]],
+            &[
+                vec!["bm25".into(), "0.8".into()],
+                vec!["zero-shot".into(), "0.71".into()],
+            ],
         );
         assert_eq!(
             text,

@@ -8,7 +8,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum RecipeError {
     /// The file could not be read.
-    #[error("cannot read recipe {path}: {reason}; give the path of a .toml file such as recipes/ance.toml")]
+    #[error(
+        "cannot read recipe {path}: {reason}; give the path of a .toml file such as recipes/ance.toml"
+    )]
     Unreadable {
         /// Path as given.
         path: String,
@@ -62,16 +64,24 @@ impl Recipe {
     /// [`RecipeError`], naming the key and the fix.
     pub fn from_toml(text: &str, origin: &str, overrides: &[String]) -> Result<Self, RecipeError> {
         let mut table: toml::Table =
-            text.parse().map_err(|e: toml::de::Error| RecipeError::Syntax {
-                origin: origin.to_owned(),
-                reason: e.to_string().trim().replace('\n', " "),
-            })?;
+            text.parse()
+                .map_err(|e: toml::de::Error| RecipeError::Syntax {
+                    origin: origin.to_owned(),
+                    reason: e.to_string().trim().replace('\n', " "),
+                })?;
         // The file alone first, so that a typo there is not blamed on `--set`.
         deserialize(table.clone(), origin)?;
         for assignment in overrides {
             apply_override(&mut table, assignment)?;
         }
-        let recipe = deserialize(table, if overrides.is_empty() { origin } else { "--set" })?;
+        let recipe = deserialize(
+            table,
+            if overrides.is_empty() {
+                origin
+            } else {
+                "--set"
+            },
+        )?;
         recipe.validate()?;
         Ok(recipe)
     }
@@ -205,12 +215,18 @@ mod tests {
 
     #[test]
     fn overrides_are_typed_and_blamed_on_set() {
-        let set = ["train.learning_rate=5e-5".to_owned(), "refresh.when=never".to_owned()];
+        let set = [
+            "train.learning_rate=5e-5".to_owned(),
+            "refresh.when=never".to_owned(),
+        ];
         let recipe = Recipe::from_toml("", "r.toml", &set).unwrap();
         assert_eq!(recipe.train.learning_rate, 5e-5);
         assert_eq!(recipe.refresh.when, crate::RefreshWhen::Never);
         let message = refused("", &["train.learnin_rate=1"]);
-        assert!(message.starts_with("recipe --set, key `train.learnin_rate`"), "{message}");
+        assert!(
+            message.starts_with("recipe --set, key `train.learnin_rate`"),
+            "{message}"
+        );
         assert!(refused("", &["seed"]).contains("section.key=value"));
     }
 
@@ -226,7 +242,10 @@ mod tests {
     #[test]
     fn broken_toml_is_one_line() {
         let message = refused("[train\n", &[]);
-        assert!(message.starts_with("recipe r.toml is not valid TOML"), "{message}");
+        assert!(
+            message.starts_with("recipe r.toml is not valid TOML"),
+            "{message}"
+        );
         assert!(!message.contains('\n'));
     }
 }

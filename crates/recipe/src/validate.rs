@@ -42,7 +42,9 @@ impl Recipe {
             "with train.negatives = 0 there is nothing to contrast; set in_batch = true",
         )?;
         require(
-            t.loss != Loss::InfoNce || t.negatives >= 1 || t.batch_size / t.accumulation.max(1) >= 2,
+            t.loss != Loss::InfoNce
+                || t.negatives >= 1
+                || t.batch_size / t.accumulation.max(1) >= 2,
             "train.batch_size",
             "in-batch negatives need at least 2 queries in a micro-batch",
         )?;
@@ -131,7 +133,10 @@ impl Recipe {
         )?;
         for (key, ratio) in [
             ("mining.max_positive_ratio", m.max_positive_ratio),
-            ("mining.sparse_max_positive_ratio", m.sparse_max_positive_ratio),
+            (
+                "mining.sparse_max_positive_ratio",
+                m.sparse_max_positive_ratio,
+            ),
         ] {
             require(
                 (0.0..=1.0).contains(&ratio),
@@ -183,7 +188,8 @@ impl Recipe {
             "must be at least 3 tokens",
         )?;
         require(
-            self.model.passage_length == 0 || self.model.passage_length >= self.train.passage_length,
+            self.model.passage_length == 0
+                || self.model.passage_length >= self.train.passage_length,
             "model.passage_length",
             "is shorter than train.passage_length; the corpus would lack the tokens to train on",
         )?;
@@ -214,17 +220,17 @@ impl Recipe {
             "data.dev",
             "train, dev and test must be different splits",
         )?;
-        require(
-            self.index.nprobe >= 1,
-            "index.nprobe",
-            "must be at least 1",
-        )?;
+        require(self.index.nprobe >= 1, "index.nprobe", "must be at least 1")?;
         require(
             self.fleet.cache_gib > 0.0 && self.fleet.cache_gib.is_finite(),
             "fleet.cache_gib",
             "must be positive",
         )?;
-        require(self.fleet.workers >= 1, "fleet.workers", "must be at least 1")?;
+        require(
+            self.fleet.workers >= 1,
+            "fleet.workers",
+            "must be at least 1",
+        )?;
         require(
             self.fleet.lease_seconds >= 1,
             "fleet.lease_seconds",
@@ -263,7 +269,10 @@ mod tests {
 
     #[test]
     fn impossible_combinations_name_the_key() {
-        assert_eq!(key_refused(|r| r.train.accumulation = 5), "train.accumulation");
+        assert_eq!(
+            key_refused(|r| r.train.accumulation = 5),
+            "train.accumulation"
+        );
         assert_eq!(
             key_refused(|r| {
                 r.train.loss = Loss::Pairwise;
@@ -279,8 +288,14 @@ mod tests {
             "train.in_batch"
         );
         assert_eq!(key_refused(|r| r.mining.keep = 500), "mining.keep");
-        assert_eq!(key_refused(|r| r.mining.max_positive_ratio = 1.5), "mining.max_positive_ratio");
-        assert_eq!(key_refused(|r| r.refresh.when = RefreshWhen::Steps), "refresh.every_steps");
+        assert_eq!(
+            key_refused(|r| r.mining.max_positive_ratio = 1.5),
+            "mining.max_positive_ratio"
+        );
+        assert_eq!(
+            key_refused(|r| r.refresh.when = RefreshWhen::Steps),
+            "refresh.every_steps"
+        );
         assert_eq!(
             key_refused(|r| {
                 r.refresh.when = RefreshWhen::Never;
@@ -299,14 +314,26 @@ mod tests {
         assert_eq!(key_refused(|r| r.data.test = "dev".into()), "data.dev");
         assert_eq!(key_refused(|r| r.data.test = "train".into()), "data.dev");
         assert_eq!(key_refused(|r| r.fleet.cache_gib = 0.0), "fleet.cache_gib");
-        assert_eq!(key_refused(|r| r.train.temperature = f64::NAN), "train.temperature");
+        assert_eq!(
+            key_refused(|r| r.train.temperature = f64::NAN),
+            "train.temperature"
+        );
     }
 
     #[test]
     fn threads_share_out_the_cores() {
         let fleet = crate::Fleet::default();
-        assert_eq!((fleet.threads_of_worker(2), fleet.threads_of_trainer(2)), (1, 1));
-        assert_eq!((fleet.threads_of_worker(16), fleet.threads_of_trainer(16)), (8, 8));
-        assert_eq!((fleet.threads_of_worker(1), fleet.threads_of_trainer(1)), (1, 1));
+        assert_eq!(
+            (fleet.threads_of_worker(2), fleet.threads_of_trainer(2)),
+            (1, 1)
+        );
+        assert_eq!(
+            (fleet.threads_of_worker(16), fleet.threads_of_trainer(16)),
+            (8, 8)
+        );
+        assert_eq!(
+            (fleet.threads_of_worker(1), fleet.threads_of_trainer(1)),
+            (1, 1)
+        );
     }
 }

@@ -11,7 +11,11 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub struct CoordinatorArgs {
     /// URL of the coordinator.
-    #[arg(long, env = "QUARRY_COORDINATOR", default_value = "http://127.0.0.1:7600")]
+    #[arg(
+        long,
+        env = "QUARRY_COORDINATOR",
+        default_value = "http://127.0.0.1:7600"
+    )]
     coordinator: String,
     /// File that holds the bearer token, for a coordinator off loopback.
     #[arg(long, value_name = "FILE")]
@@ -33,6 +37,11 @@ impl CoordinatorArgs {
 ///
 /// # Errors
 /// If nobody listens there.
-pub async fn connect(url: &str, token: Option<&Token>) -> Result<CoordinatorClient<ServiceChannel>> {
-    Ok(CoordinatorClient::new(channel::connect("coordinator", url, token).await?))
+pub async fn connect(
+    url: &str,
+    token: Option<&Token>,
+) -> Result<CoordinatorClient<ServiceChannel>> {
+    Ok(CoordinatorClient::new(
+        channel::connect("coordinator", url, token).await?,
+    ))
 }

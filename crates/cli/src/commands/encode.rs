@@ -21,11 +21,13 @@ const CHUNK: usize = 4096;
 
 /// Arguments of `quarry encode`.
 #[derive(Debug, Args)]
-#[command(after_help = "Each input line is an object with `text` (or `contents`), perhaps `title` and `_id`.\n\
+#[command(
+    after_help = "Each input line is an object with `text` (or `contents`), perhaps `title` and `_id`.\n\
     The output holds one f32 tensor `embeddings` [N, D], rows in input order; the ids go to\n\
     OUTPUT.ids, one a line.\n\n\
     Example:\n  \
-    quarry encode --model .deps/models/all-MiniLM-L6-v2 --input corpus.jsonl.gz --output corpus.safetensors")]
+    quarry encode --model .deps/models/all-MiniLM-L6-v2 --input corpus.jsonl.gz --output corpus.safetensors"
+)]
 pub struct EncodeArgs {
     /// Model folder, or a Hugging Face id in the local cache.
     #[arg(long)]
@@ -61,16 +63,33 @@ pub struct EncodeArgs {
 /// # Errors
 /// If the model or input cannot be read (with the line), or the output written.
 pub fn execute(args: &EncodeArgs) -> Result<ExitCode> {
-    let threads = if args.threads == 0 { resources::cores() } else { args.threads };
+    let threads = if args.threads == 0 {
+        resources::cores()
+    } else {
+        args.threads
+    };
     tch::set_num_threads(i32::try_from(threads)?);
     let folder = model_source::resolve(&args.model)?;
     let tokenizer = TextTokenizer::from_dir(&folder)?;
-    let options = LoadOptions { precision: args.dtype.into(), ..LoadOptions::default() };
+    let options = LoadOptions {
+        precision: args.dtype.into(),
+        ..LoadOptions::default()
+    };
     let model = DualEncoder::load(&folder, &options)?;
-    let encoder = if args.query { model.query() } else { model.passage() };
+    let encoder = if args.query {
+        model.query()
+    } else {
+        model.passage()
+    };
     let started = Instant::now();
     let (ids, rows) = encode_file(args, &tokenizer, encoder)?;
-    write(&args.output, &args.model, usize::try_from(encoder.dim())?, &ids, &rows)?;
+    write(
+        &args.output,
+        &args.model,
+        usize::try_from(encoder.dim())?,
+        &ids,
+        &rows,
+    )?;
     let seconds = started.elapsed().as_secs_f64();
     eprintln!(
         "encoded {} texts in {seconds:.1} s, {:.1} texts/s, to {}",
@@ -81,18 +100,34 @@ pub fn execute(args: &EncodeArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn encode_file(args: &EncodeArgs, tokenizer: &TextTokenizer, encoder: &Encoder) -> Result<(Vec<String>, Vec<f32>)> {
+fn encode_file(
+    args: &EncodeArgs,
+    tokenizer: &TextTokenizer,
+    encoder: &Encoder,
+) -> Result<(Vec<String>, Vec<f32>)> {
     let limit = encoder.max_length();
-    let length = if args.max_length == 0 { limit } else { args.max_length };
+    let length = if args.max_length == 0 {
+        limit
+    } else {
+        args.max_length
+    };
     if length > limit || length < 3 {
         bail!("--max-length {length} is outside 3 to {limit}, what the model takes");
     }
     let progress = bar("texts", 0);
     let (mut ids, mut rows, mut texts) = (Vec::new(), Vec::new(), Vec::with_capacity(CHUNK));
     let mut flush = |texts: &mut Vec<String>, done: usize| -> Result<()> {
-        let tokens = tokenizer.content_ids(texts, length - 2).map_err(anyhow::Error::msg)?;
+        let tokens = tokenizer
+            .content_ids(texts, length - 2)
+            .map_err(anyhow::Error::msg)?;
         let slices: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
-        rows.extend(encoder.encode(&slices, tokenizer.specials(), length, args.token_budget, &mut |_| {})?);
+        rows.extend(encoder.encode(
+            &slices,
+            tokenizer.specials(),
+            length,
+            args.token_budget,
+            &mut |_| {},
+        )?);
         texts.clear();
         progress.set_position(done as u64);
         Ok(())
@@ -112,13 +147,17 @@ fn encode_file(args: &EncodeArgs, tokenizer: &TextTokenizer, encoder: &Encoder) 
     }
     progress.finish_and_clear();
     if ids.is_empty() {
-        bail!("{} holds no texts; give JSON lines with a `text`", args.input.display());
+        bail!(
+            "{} holds no texts; give JSON lines with a `text`",
+            args.input.display()
+        );
     }
     Ok((ids, rows))
 }
 
 fn lines(path: &Path) -> Result<impl Iterator<Item = std::io::Result<String>> + use<>> {
-    let file = File::open(path).with_context(|| format!("cannot read --input {}", path.display()))?;
+    let file =
+        File::open(path).with_context(|| format!("cannot read --input {}", path.display()))?;
     let reader: Box<dyn Read> = if path.extension().is_some_and(|e| e == "gz") {
         Box::new(MultiGzDecoder::new(file))
     } else {
@@ -139,18 +178,33 @@ fn parse(line: &str, number: usize) -> Result<(String, String)> {
         Some(title) if !title.is_empty() => format!("{title} {text}"),
         _ => text.to_owned(),
     };
-    Ok((field("_id").map_or_else(|| number.to_string(), str::to_owned), text))
+    Ok((
+        field("_id").map_or_else(|| number.to_string(), str::to_owned),
+        text,
+    ))
 }
 
 fn write(output: &Path, model: &str, width: usize, ids: &[String], rows: &[f32]) -> Result<()> {
-    let failed = || format!("cannot write {}; choose a writable --output with room", output.display());
-    let view = TensorView::new(Stored::F32, vec![ids.len(), width], bytemuck::cast_slice(rows))?;
+    let failed = || {
+        format!(
+            "cannot write {}; choose a writable --output with room",
+            output.display()
+        )
+    };
+    let view = TensorView::new(
+        Stored::F32,
+        vec![ids.len(), width],
+        bytemuck::cast_slice(rows),
+    )?;
     let metadata = HashMap::from([("model".to_owned(), model.to_owned())]);
     let partial = output.with_extension("partial");
-    safetensors::serialize_to_file([("embeddings", view)], Some(metadata), &partial).with_context(failed)?;
+    safetensors::serialize_to_file([("embeddings", view)], Some(metadata), &partial)
+        .with_context(failed)?;
     std::fs::rename(&partial, output).with_context(failed)?;
     let mut names = File::create(format!("{}.ids", output.display())).with_context(failed)?;
-    names.write_all((ids.join("\n") + "\n").as_bytes()).with_context(failed)
+    names
+        .write_all((ids.join("\n") + "\n").as_bytes())
+        .with_context(failed)
 }
 
 #[cfg(test)]
@@ -163,7 +217,10 @@ mod tests {
             parse(r#"{"_id":"a","title":"T","text":"x"}"#, 4).unwrap(),
             ("a".to_owned(), "T x".to_owned())
         );
-        assert_eq!(parse(r#"{"text":"x"}"#, 4).unwrap(), ("4".to_owned(), "x".to_owned()));
+        assert_eq!(
+            parse(r#"{"text":"x"}"#, 4).unwrap(),
+            ("4".to_owned(), "x".to_owned())
+        );
         assert!(parse(r#"{"body":"x"}"#, 4).is_err());
         assert!(parse("not json", 4).is_err());
     }

@@ -131,9 +131,14 @@ pub fn execute(args: &EvalArgs) -> Result<ExitCode> {
         (None, false) => bail!("say what to score: --model DIR or --bm25"),
     };
     let run = ranking::to_run(&hits, &collection.queries, &collection.corpus)?;
-    let evaluation = evaluate(&ranking::qrels(&collection.queries, &collection.corpus)?, &run, &metrics);
+    let evaluation = evaluate(
+        &ranking::qrels(&collection.queries, &collection.corpus)?,
+        &run,
+        &metrics,
+    );
     if let Some(path) = &args.run_file {
-        write_run(path, &run, tag(args)).with_context(|| format!("cannot write --run-file {}", path.display()))?;
+        write_run(path, &run, tag(args))
+            .with_context(|| format!("cannot write --run-file {}", path.display()))?;
     }
     print!("{}", report(&evaluation, &metrics, args.json)?);
     Ok(ExitCode::SUCCESS)
@@ -154,7 +159,11 @@ fn sparse_only(args: &EvalArgs) -> Result<(Collection, Vec<Vec<Hit>>)> {
 }
 
 fn with_model(args: &EvalArgs, model: &str) -> Result<(Collection, Vec<Vec<Hit>>)> {
-    let threads = if args.threads == 0 { resources::cores() } else { args.threads };
+    let threads = if args.threads == 0 {
+        resources::cores()
+    } else {
+        args.threads
+    };
     tch::set_num_threads(i32::try_from(threads)?);
     let folder = model_source::resolve(model)?;
     let tokenizer = TextTokenizer::from_dir(&folder)?;
@@ -170,7 +179,9 @@ fn with_model(args: &EvalArgs, model: &str) -> Result<(Collection, Vec<Vec<Hit>>
     let within = |flag: &str, length: usize| match length {
         0 => Ok(limit),
         length if (3..=limit).contains(&length) => Ok(length),
-        length => Err(anyhow::anyhow!("{flag} {length} is outside 3 to {limit}, what the model takes")),
+        length => Err(anyhow::anyhow!(
+            "{flag} {length} is outside 3 to {limit}, what the model takes"
+        )),
     };
     let lengths = Lengths {
         query: within("--query-length", args.query_length)?,
@@ -179,7 +190,13 @@ fn with_model(args: &EvalArgs, model: &str) -> Result<(Collection, Vec<Vec<Hit>>
     let specials = 2; // first and last token of the BERT family
     let reading = reading(args, lengths.query - specials, lengths.passage - specials);
     let collection = Collection::open(&args.data, &args.split, &tokenizer, &reading)?;
-    let dense = ranking::dense(&encoder, tokenizer.specials(), &collection, lengths, args.depth)?;
+    let dense = ranking::dense(
+        &encoder,
+        tokenizer.specials(),
+        &collection,
+        lengths,
+        args.depth,
+    )?;
     let hits = match args.hybrid {
         None => dense,
         Some(alpha) => {
@@ -195,7 +212,11 @@ fn with_model(args: &EvalArgs, model: &str) -> Result<(Collection, Vec<Vec<Hit>>
 }
 
 fn reading(args: &EvalArgs, query_tokens: usize, passage_tokens: usize) -> Reading {
-    let policy = if args.lenient { Policy::Drop } else { Policy::Refuse };
+    let policy = if args.lenient {
+        Policy::Drop
+    } else {
+        Policy::Refuse
+    };
     Reading {
         format: args.format,
         passage_tokens,

@@ -12,10 +12,12 @@ use std::process::ExitCode;
 
 /// Arguments of `quarry export`.
 #[derive(Debug, Args)]
-#[command(after_help = "The folder loads in sentence-transformers and transformers as it stands.\n\n\
+#[command(
+    after_help = "The folder loads in sentence-transformers and transformers as it stands.\n\n\
     Examples:\n  \
     quarry export --store runs/ance --output my-model\n  \
-    quarry export --store runs/ance --checkpoint best --output my-model")]
+    quarry export --store runs/ance --checkpoint best --output my-model"
+)]
 pub struct ExportArgs {
     /// Store of the run.
     #[arg(long)]
@@ -34,7 +36,10 @@ pub struct ExportArgs {
 /// If the store holds no such checkpoint, it is damaged, or the output exists.
 pub fn execute(args: &ExportArgs) -> Result<ExitCode> {
     if args.output.exists() {
-        bail!("{} exists already; choose a new --output", args.output.display());
+        bail!(
+            "{} exists already; choose a new --output",
+            args.output.display()
+        );
     }
     let step = block_on(async {
         let store = Store::open_existing(&args.store).await?;
@@ -48,7 +53,10 @@ pub fn execute(args: &ExportArgs) -> Result<ExitCode> {
         Ok(step)
     })?;
     println!("{}", args.output.display());
-    eprintln!("checkpoint of step {step}; in Python: SentenceTransformer(\"{}\")", args.output.display());
+    eprintln!(
+        "checkpoint of step {step}; in Python: SentenceTransformer(\"{}\")",
+        args.output.display()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -56,23 +64,37 @@ pub fn execute(args: &ExportArgs) -> Result<ExitCode> {
 async fn choose(store: &Store, name: &str) -> Result<(u64, String)> {
     let listed = store.list(layout::checkpoints_folder(), None).await?;
     let mut complete = Vec::new();
-    for (path, _) in listed.iter().filter(|(path, _)| path.ends_with(layout::MANIFEST)) {
+    for (path, _) in listed
+        .iter()
+        .filter(|(path, _)| path.ends_with(layout::MANIFEST))
+    {
         match CheckpointManifest::read(store, path).await {
             Ok(manifest) => complete.push((manifest.step, path.clone())),
             Err(error) => tracing::warn!("passing over a checkpoint: {error}"),
         }
     }
     complete.sort();
-    let last = complete.last().with_context(|| format!("{} holds no complete checkpoint", store.url()))?;
+    let last = complete
+        .last()
+        .with_context(|| format!("{} holds no complete checkpoint", store.url()))?;
     match name {
         "last" => Ok(last.clone()),
         "best" => best(store, &complete).await,
         step => {
-            let step: u64 = step.parse().with_context(|| format!("--checkpoint {step}: give last, best or a step"))?;
-            complete.iter().find(|(s, _)| *s == step).cloned().with_context(|| {
-                let kept: Vec<String> = complete.iter().map(|(s, _)| s.to_string()).collect();
-                format!("no checkpoint of step {step} is kept; there are {}", kept.join(", "))
-            })
+            let step: u64 = step
+                .parse()
+                .with_context(|| format!("--checkpoint {step}: give last, best or a step"))?;
+            complete
+                .iter()
+                .find(|(s, _)| *s == step)
+                .cloned()
+                .with_context(|| {
+                    let kept: Vec<String> = complete.iter().map(|(s, _)| s.to_string()).collect();
+                    format!(
+                        "no checkpoint of step {step} is kept; there are {}",
+                        kept.join(", ")
+                    )
+                })
         }
     }
 }
@@ -85,11 +107,23 @@ async fn best(store: &Store, complete: &[(u64, String)]) -> Result<(u64, String)
             continue;
         }
         let manifest: GenerationManifest = read_json(store, &path, "generation manifest").await?;
-        let score = manifest.metrics.iter().find(|(name, _)| name.ends_with("mrr@10")).map(|(_, v)| *v);
-        let kept = complete.iter().any(|(_, path)| *path == manifest.checkpoint.manifest);
-        let (Some(score), true, GenerationKind::Dense) = (score, kept, manifest.kind) else { continue };
+        let score = manifest
+            .metrics
+            .iter()
+            .find(|(name, _)| name.ends_with("mrr@10"))
+            .map(|(_, v)| *v);
+        let kept = complete
+            .iter()
+            .any(|(_, path)| *path == manifest.checkpoint.manifest);
+        let (Some(score), true, GenerationKind::Dense) = (score, kept, manifest.kind) else {
+            continue;
+        };
         if best.as_ref().is_none_or(|(top, _, _)| score > *top) {
-            best = Some((score, manifest.checkpoint.step, manifest.checkpoint.manifest));
+            best = Some((
+                score,
+                manifest.checkpoint.step,
+                manifest.checkpoint.manifest,
+            ));
         }
     }
     let (score, step, path) =
@@ -106,7 +140,8 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
         if item.file_type()?.is_dir() {
             copy_folder(&item.path(), &target)?;
         } else {
-            std::fs::copy(item.path(), &target).with_context(|| format!("cannot write {}", target.display()))?;
+            std::fs::copy(item.path(), &target)
+                .with_context(|| format!("cannot write {}", target.display()))?;
         }
     }
     Ok(())

@@ -28,9 +28,9 @@ pub fn execute(args: &GenerationsArgs) -> Result<ExitCode> {
     let listed = block_on(async {
         let mut client = args.coordinator.connect().await?;
         let answer = client.list_generations(ListGenerationsRequest {}).await;
-        answer
-            .map(tonic::Response::into_inner)
-            .map_err(|status| anyhow::anyhow!("the coordinator did not answer: {}", status.message()))
+        answer.map(tonic::Response::into_inner).map_err(|status| {
+            anyhow::anyhow!("the coordinator did not answer: {}", status.message())
+        })
     })?;
     if args.json {
         println!("{}", to_json(&listed));
@@ -53,7 +53,11 @@ fn step(generation: &GenerationSummary) -> u64 {
 }
 
 fn metrics(generation: &GenerationSummary) -> BTreeMap<&String, f64> {
-    generation.metrics.iter().map(|(name, value)| (name, *value)).collect()
+    generation
+        .metrics
+        .iter()
+        .map(|(name, value)| (name, *value))
+        .collect()
 }
 
 fn to_text(listed: &ListGenerationsResponse) -> String {
@@ -69,11 +73,26 @@ fn to_text(listed: &ListGenerationsResponse) -> String {
                 first_step.map_or("-".to_owned(), |s| s.step.to_string()),
                 state(g).to_owned(),
                 duration(g.seconds),
-                metrics(g).iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join("  "),
+                metrics(g)
+                    .iter()
+                    .map(|(name, value)| format!("{name} {value:.4}"))
+                    .collect::<Vec<_>>()
+                    .join("  "),
             ]
         })
         .collect();
-    table::render(&["generation", "kind", "checkpoint", "used from", "state", "made in", "metrics"], &rows)
+    table::render(
+        &[
+            "generation",
+            "kind",
+            "checkpoint",
+            "used from",
+            "state",
+            "made in",
+            "metrics",
+        ],
+        &rows,
+    )
 }
 
 fn to_json(listed: &ListGenerationsResponse) -> Value {

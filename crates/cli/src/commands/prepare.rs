@@ -13,12 +13,14 @@ use std::process::ExitCode;
 
 /// Arguments of `quarry prepare`.
 #[derive(Debug, Args)]
-#[command(after_help = "Reads, checks, tokenises and publishes the collection under its digest. Faults are refused with\n\
+#[command(
+    after_help = "Reads, checks, tokenises and publishes the collection under its digest. Faults are refused with\n\
     file and line; `--set data.strictness.empty_text=drop` and its like relax one kind, and what is\n\
     dropped is counted in the manifest.\n\n\
     With --recipe the store then holds a whole run at step 0 (run.json and the initial checkpoint):\n\
     start quarry-coordinator, quarry-inferencer and quarry-trainer on it wherever you like, or\n\
-    `quarry run RECIPE --store URL --resume`. `quarry run` alone prepares by itself.")]
+    `quarry run RECIPE --store URL --resume`. `quarry run` alone prepares by itself."
+)]
 pub struct PrepareArgs {
     /// Collection folder.
     #[arg(long)]
@@ -58,7 +60,8 @@ pub fn execute(args: &PrepareArgs) -> Result<ExitCode> {
     };
     let model = model_source::resolve(&args.model)?;
     let tokenizer = TextTokenizer::from_dir(&model)?;
-    let options = setup::prepare_options(&recipe, &args.data, ModelFolder::open(&model)?.max_length)?;
+    let options =
+        setup::prepare_options(&recipe, &args.data, ModelFolder::open(&model)?.max_length)?;
     let (location, manifest) = block_on(async {
         let store = Store::open(&args.store).await?;
         store.probe_create_if_absent().await?;
@@ -66,18 +69,29 @@ pub fn execute(args: &PrepareArgs) -> Result<ExitCode> {
         let published = setup::publish_collection(&store, &args.data, &tokenizer, &options).await?;
         if args.recipe.is_some() {
             let checkpoint = setup::publish_initial_model(&store, &recipe, &model).await?;
-            setup::publish_run(&store, &recipe, published.0.clone(), &tokenizer, checkpoint).await?;
+            setup::publish_run(&store, &recipe, published.0.clone(), &tokenizer, checkpoint)
+                .await?;
         }
         Ok(published)
     })?;
     if args.json {
-        println!("{}", serde_json::json!({ "folder": location.folder, "manifest": manifest }));
+        println!(
+            "{}",
+            serde_json::json!({ "folder": location.folder, "manifest": manifest })
+        );
         return Ok(ExitCode::SUCCESS);
     }
     println!("{}", location.folder);
-    println!("{} passages in {} shards", manifest.passages, manifest.shards.len());
+    println!(
+        "{} passages in {} shards",
+        manifest.passages,
+        manifest.shards.len()
+    );
     for (split, entry) in &manifest.queries {
-        println!("{split}: {} queries, {} positives", entry.queries, entry.positives);
+        println!(
+            "{split}: {} queries, {} positives",
+            entry.queries, entry.positives
+        );
     }
     for (kind, count) in &manifest.dropped {
         println!("dropped {}: {count}", kind.replace('_', " "));

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 
 /// Arguments of `quarry rollback`.
 #[derive(Debug, Args)]
-#[command(after_help = "The trainer follows at its next step boundary. Nothing is erased: the log gains a record.")]
+#[command(
+    after_help = "The trainer follows at its next step boundary. Nothing is erased: the log gains a record."
+)]
 pub struct RollbackArgs {
     /// Number of a generation that is still kept (see `quarry generations`).
     generation: u64,
@@ -24,11 +26,18 @@ pub struct RollbackArgs {
 pub fn execute(args: &RollbackArgs) -> Result<ExitCode> {
     let answer = block_on(async {
         let mut client = args.coordinator.connect().await?;
-        let answer = client.rollback(RollbackRequest { generation: args.generation }).await;
+        let answer = client
+            .rollback(RollbackRequest {
+                generation: args.generation,
+            })
+            .await;
         answer
             .map(tonic::Response::into_inner)
             .map_err(|status| anyhow::anyhow!("not rolled back: {}", status.message()))
     })?;
-    println!("generation {} is active again (activation {})", args.generation, answer.activation);
+    println!(
+        "generation {} is active again (activation {})",
+        args.generation, answer.activation
+    );
     Ok(ExitCode::SUCCESS)
 }

@@ -69,7 +69,11 @@ pub fn report(evaluation: &Evaluation, metrics: &[Metric], json: bool) -> Result
     }
     writeln!(text, "{:<12} {}", "queries", evaluation.queries)?;
     if evaluation.missing > 0 {
-        writeln!(text, "{:<12} {} (counted as 0)", "missing", evaluation.missing)?;
+        writeln!(
+            text,
+            "{:<12} {} (counted as 0)",
+            "missing", evaluation.missing
+        )?;
     }
     Ok(text)
 }
@@ -84,6 +88,10 @@ fn write_per_query(path: &Path, evaluation: &Evaluation, metrics: &[Metric]) -> 
         }
         text.push('\n');
     }
-    std::fs::write(path, text)
-        .with_context(|| format!("cannot write {}; choose a writable --per-query file", path.display()))
+    std::fs::write(path, text).with_context(|| {
+        format!(
+            "cannot write {}; choose a writable --per-query file",
+            path.display()
+        )
+    })
 }

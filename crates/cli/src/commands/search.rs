@@ -20,7 +20,9 @@ use tch::Device;
 
 /// Arguments of `quarry search`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  quarry search --store runs/ance -k 5 \"Who led the Norman conquest?\"")]
+#[command(
+    after_help = "Example:\n  quarry search --store runs/ance -k 5 \"Who led the Norman conquest?\""
+)]
 pub struct SearchArgs {
     /// Store of the run.
     #[arg(long)]
@@ -70,8 +72,12 @@ fn shorten(text: &str, characters: usize) -> String {
 async fn search(args: &SearchArgs) -> Result<(Corpus, u64, Vec<Hit>)> {
     let store = Store::open_existing(&args.store).await?;
     let document = RunDocument::read(&store).await?;
-    let recipe: Recipe = serde_json::from_value(document.recipe.clone())
-        .with_context(|| format!("{}: the recipe in run.json is not of this version", store.url()))?;
+    let recipe: Recipe = serde_json::from_value(document.recipe.clone()).with_context(|| {
+        format!(
+            "{}: the recipe in run.json is not of this version",
+            store.url()
+        )
+    })?;
     let generation = choose(&store, args.generation).await?;
     let cache = Cache::new(cache_folder(&store)?, 1 << 33)?;
     let manifest: CorpusManifest = serde_json::from_value(document.corpus.manifest.clone())
@@ -84,7 +90,9 @@ async fn search(args: &SearchArgs) -> Result<(Corpus, u64, Vec<Hit>)> {
     let corpus = Corpus::open(&shards)?;
     let hits = match generation.kind {
         GenerationKind::Bm25 => sparse(&corpus, &recipe, &args.text, args.k)?,
-        GenerationKind::Dense => dense(&store, &cache, &recipe, &generation, &args.text, args.k).await?,
+        GenerationKind::Dense => {
+            dense(&store, &cache, &recipe, &generation, &args.text, args.k).await?
+        }
     };
     Ok((corpus, generation.generation, hits))
 }
@@ -98,8 +106,11 @@ async fn choose(store: &Store, wanted: Option<u64>) -> Result<GenerationManifest
             .with_context(|| format!("no generation {number} in {}", store.url()));
     }
     let listed = store.list(layout::generations_folder(), None).await?;
-    let mut paths: Vec<&String> =
-        listed.iter().map(|(path, _)| path).filter(|path| path.ends_with(layout::MANIFEST)).collect();
+    let mut paths: Vec<&String> = listed
+        .iter()
+        .map(|(path, _)| path)
+        .filter(|path| path.ends_with(layout::MANIFEST))
+        .collect();
     paths.sort();
     for path in paths.into_iter().rev() {
         let manifest: GenerationManifest = read_json(store, path, "generation manifest").await?;
@@ -107,7 +118,10 @@ async fn choose(store: &Store, wanted: Option<u64>) -> Result<GenerationManifest
             return Ok(manifest);
         }
     }
-    bail!("{} holds no dense generation yet; search generation 0 (BM25) with --generation 0", store.url())
+    bail!(
+        "{} holds no dense generation yet; search generation 0 (BM25) with --generation 0",
+        store.url()
+    )
 }
 
 fn sparse(corpus: &Corpus, recipe: &Recipe, text: &str, k: usize) -> Result<Vec<Hit>> {
@@ -116,7 +130,12 @@ fn sparse(corpus: &Corpus, recipe: &Recipe, text: &str, k: usize) -> Result<Vec<
         name => name.parse()?,
     };
     let folder = tempfile::tempdir()?;
-    let index = SparseIndex::build(&folder.path().join("index"), corpus.texts(), language, &mut |_| {})?;
+    let index = SparseIndex::build(
+        &folder.path().join("index"),
+        corpus.texts(),
+        language,
+        &mut |_| {},
+    )?;
     Ok(index.search(text, k)?)
 }
 
@@ -128,19 +147,39 @@ async fn dense(
     text: &str,
     k: usize,
 ) -> Result<Vec<Hit>> {
-    let folder = cache.folder().join(format!("model-{}", generation.checkpoint.digest.short()));
-    fetch_checkpoint(store, cache, &generation.checkpoint.manifest, CheckpointFiles::Model, &folder).await?;
+    let folder = cache
+        .folder()
+        .join(format!("model-{}", generation.checkpoint.digest.short()));
+    fetch_checkpoint(
+        store,
+        cache,
+        &generation.checkpoint.manifest,
+        CheckpointFiles::Model,
+        &folder,
+    )
+    .await?;
     let model = DualEncoder::load(&folder, &load_options(recipe))?;
     let tokenizer = TextTokenizer::from_dir(&folder)?;
     let length = recipe.model.query_length.min(model.max_length());
     let text = format!("{}{text}", recipe.model.query_prefix);
-    let tokens = tokenizer.content_ids(&[text], length - 2).map_err(anyhow::Error::msg)?;
-    let query = model.query().encode(&[tokens[0].as_slice()], tokenizer.specials(), length, length, &mut |_| {})?;
+    let tokens = tokenizer
+        .content_ids(&[text], length - 2)
+        .map_err(anyhow::Error::msg)?;
+    let query = model.query().encode(
+        &[tokens[0].as_slice()],
+        tokenizer.specials(),
+        length,
+        length,
+        &mut |_| {},
+    )?;
     let mut parts: Vec<Part> = Vec::new();
     let mut held: Vec<CachedFile> = Vec::new();
     for object in &generation.embeddings {
         let file = cache.fetch(store, object).await.with_context(|| {
-            format!("generation {} is retired: its embeddings were collected; search a kept one", generation.generation)
+            format!(
+                "generation {} is retired: its embeddings were collected; search a kept one",
+                generation.generation
+            )
         })?;
         parts.push(Part::from_embeddings(Embeddings::open(file.path())?)?);
         held.push(file);

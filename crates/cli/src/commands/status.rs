@@ -34,9 +34,18 @@ pub fn execute(args: &StatusArgs) -> Result<ExitCode> {
             let run = client
                 .get_run(GetRunRequest {})
                 .await
-                .map_err(|status| anyhow::anyhow!("the coordinator did not answer: {}", status.message()))?
+                .map_err(|status| {
+                    anyhow::anyhow!("the coordinator did not answer: {}", status.message())
+                })?
                 .into_inner();
-            print!("{}", if args.json { format!("{}\n", to_json(&run)) } else { to_text(&run) });
+            print!(
+                "{}",
+                if args.json {
+                    format!("{}\n", to_json(&run))
+                } else {
+                    to_text(&run)
+                }
+            );
             if !args.watch || run.finished {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -53,7 +62,10 @@ fn to_text(run: &GetRunResponse) -> String {
             task => format!("{task} {:.0} %", 100.0 * worker.progress),
         };
         let ago = worker.seconds_since_heartbeat;
-        text.push_str(&format!("  {}: {doing}, heard {ago:.0} s ago\n", worker.worker));
+        text.push_str(&format!(
+            "  {}: {doing}, heard {ago:.0} s ago\n",
+            worker.worker
+        ));
     }
     text
 }

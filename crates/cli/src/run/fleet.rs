@@ -43,6 +43,7 @@ struct Program {
     name: String,
     binary: &'static str,
     arguments: Vec<String>,
+    threads: usize,
     child: Child,
     deaths: Vec<Instant>,
     /// Where this start's lines begin in the log.
@@ -74,7 +75,13 @@ impl Fleet {
     ///
     /// # Errors
     /// If a program is missing or does not come up; what was started is stopped.
-    pub async fn start(place: Place, listen: &str, workers: usize, threads: Threads, resume: bool) -> Result<Self> {
+    pub async fn start(
+        place: Place,
+        listen: &str,
+        workers: usize,
+        threads: Threads,
+        resume: bool,
+    ) -> Result<Self> {
         std::fs::create_dir_all(place.folder.join("logs"))
             .with_context(|| format!("cannot make {}", place.folder.display()))?;
         let (coordinator, address) = start_coordinator(&place, listen).await?;
@@ -84,7 +91,13 @@ impl Fleet {
             let name = format!("inferencer-{i}");
             let cache = place.folder.join("cache").join(&name);
             let arguments = arguments(&place, &url, &cache, threads.worker, &["--name", &name]);
-            inferencers.push(Program::start(&place, name, "quarry-inferencer", arguments)?);
+            inferencers.push(Program::start(
+                &place,
+                name,
+                "quarry-inferencer",
+                arguments,
+                threads.worker,
+            )?);
         }
         let losses = place.folder.join("losses.jsonl").display().to_string();
         let mut own = vec!["--losses", &losses];
@@ -93,8 +106,20 @@ impl Fleet {
         }
         let cache = place.folder.join("cache").join("trainer");
         let arguments = arguments(&place, &url, &cache, threads.trainer, &own);
-        let trainer = Program::start(&place, "trainer".to_owned(), "quarry-trainer", arguments)?;
-        Ok(Self { place, address, coordinator, workers: inferencers, trainer })
+        let trainer = Program::start(
+            &place,
+            "trainer".to_owned(),
+            "quarry-trainer",
+            arguments,
+            threads.trainer,
+        )?;
+        Ok(Self {
+            place,
+            address,
+            coordinator,
+            workers: inferencers,
+            trainer,
+        })
     }
 
     /// `host:port` of the coordinator.
@@ -164,19 +189,29 @@ async fn start_coordinator(place: &Place, listen: &str) -> Result<(Program, Stri
     let port_file = place.folder.join("coordinator.addr");
     remove_if_there(&port_file)?;
     let arguments = |listen: &str| -> Vec<String> {
-        ["--store", &place.store, "--listen", listen, "--port-file", &port_file.display().to_string()]
-            .map(str::to_owned)
-            .to_vec()
+        [
+            "--store",
+            &place.store,
+            "--listen",
+            listen,
+            "--port-file",
+            &port_file.display().to_string(),
+        ]
+        .map(str::to_owned)
+        .to_vec()
     };
     let name = "coordinator".to_owned();
-    let mut program = Program::start(place, name, "quarry-coordinator", arguments(listen))?;
+    let mut program = Program::start(place, name, "quarry-coordinator", arguments(listen), 1)?;
     let started = Instant::now();
     let address = loop {
         if let Ok(address) = std::fs::read_to_string(&port_file) {
             break address.trim().to_owned();
         }
         if program.child.try_wait()?.is_some() {
-            bail!("the coordinator did not start: {}", program.last_words(place));
+            bail!(
+                "the coordinator did not start: {}",
+                program.last_words(place)
+            );
         }
         if started.elapsed() > START_LIMIT {
             bail!(
@@ -195,24 +230,49 @@ async fn start_coordinator(place: &Place, listen: &str) -> Result<(Program, Stri
 fn arguments(place: &Place, url: &str, cache: &Path, threads: usize, own: &[&str]) -> Vec<String> {
     let threads = threads.to_string();
     let cache = cache.display().to_string();
-    ["--coordinator", url, "--store", &place.store, "--threads", &threads, "--cache", &cache]
-        .iter()
-        .chain(own)
-        .map(|s| (*s).to_owned())
-        .collect()
+    [
+        "--coordinator",
+        url,
+        "--store",
+        &place.store,
+        "--threads",
+        &threads,
+        "--cache",
+        &cache,
+    ]
+    .iter()
+    .chain(own)
+    .map(|s| (*s).to_owned())
+    .collect()
 }
 
 impl Program {
-    fn start(place: &Place, name: String, binary: &'static str, arguments: Vec<String>) -> Result<Self> {
+    fn start(
+        place: &Place,
+        name: String,
+        binary: &'static str,
+        arguments: Vec<String>,
+        threads: usize,
+    ) -> Result<Self> {
         let log_start = log_length(place, &name);
-        let child = spawn(place, &name, binary, &arguments)?;
+        let child = spawn(place, &name, binary, &arguments, threads)?;
         tracing::debug!(name, pid = child.id(), "started");
-        Ok(Self { name, binary, arguments, child, deaths: Vec::new(), log_start, done: false })
+        Ok(Self {
+            name,
+            binary,
+            arguments,
+            threads,
+            child,
+            deaths: Vec::new(),
+            log_start,
+            done: false,
+        })
     }
 
     fn restart(&mut self, place: &Place, status: ExitStatus) -> Result<()> {
         let now = Instant::now();
-        self.deaths.retain(|death| now.duration_since(*death) < RESTART_WINDOW);
+        self.deaths
+            .retain(|death| now.duration_since(*death) < RESTART_WINDOW);
         self.deaths.push(now);
         if self.deaths.len() > MAX_RESTARTS {
             bail!(
@@ -224,7 +284,13 @@ impl Program {
         }
         tracing::warn!("{} ended with {status}; starting it again", self.name);
         self.log_start = log_length(place, &self.name);
-        self.child = spawn(place, &self.name, self.binary, &self.arguments)?;
+        self.child = spawn(
+            place,
+            &self.name,
+            self.binary,
+            &self.arguments,
+            self.threads,
+        )?;
         Ok(())
     }
 
@@ -235,7 +301,10 @@ impl Program {
 
     /// Asks the process to stop.
     fn signal(&self) {
-        let id = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let id = self
+            .child
+            .id()
+            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         if let Some(Err(error)) = id.map(|id| kill_process(id, Signal::TERM)) {
             tracing::debug!(name = self.name, %error, "was gone before it could be asked to stop");
         }
@@ -246,7 +315,11 @@ impl Program {
         if let Ok(status) = tokio::time::timeout(STOP_LIMIT, self.child.wait()).await {
             return Ok(status?);
         }
-        tracing::warn!("{} did not stop within {} s; killing it", self.name, STOP_LIMIT.as_secs());
+        tracing::warn!(
+            "{} did not stop within {} s; killing it",
+            self.name,
+            STOP_LIMIT.as_secs()
+        );
         self.child.kill().await?;
         Ok(self.child.wait().await?)
     }
@@ -255,13 +328,21 @@ impl Program {
 /// Starts a process in a group of its own, so that Ctrl-C reaches only `quarry`,
 /// which then stops the programs in order. Their standard input is a pipe that
 /// ends with `quarry`: should it be killed, they stop by themselves.
-fn spawn(place: &Place, name: &str, binary: &'static str, arguments: &[String]) -> Result<Child> {
+fn spawn(
+    place: &Place,
+    name: &str,
+    binary: &'static str,
+    arguments: &[String],
+    threads: usize,
+) -> Result<Child> {
     let path = sibling(binary)?;
     let log = open_log(&log_path(place, name))?;
     Command::new(&path)
         .args(arguments)
         .stdin(Stdio::piped())
         .env(STOP_WITH_PARENT, "1")
+        // OpenMP counts threads for each calling thread: this binds faiss as well.
+        .env("OMP_NUM_THREADS", threads.to_string())
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0)
@@ -274,7 +355,10 @@ fn spawn(place: &Place, name: &str, binary: &'static str, arguments: &[String]) 
 fn sibling(binary: &str) -> Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(binary);
     if !path.is_file() {
-        bail!("{} is missing; build all programs with `cargo build --workspace`", path.display());
+        bail!(
+            "{} is missing; build all programs with `cargo build --workspace`",
+            path.display()
+        );
     }
     Ok(path)
 }
@@ -298,10 +382,16 @@ fn log_length(place: &Place, name: &str) -> u64 {
 /// The last line of the log after `start`, as it stands there.
 fn last_line(path: &Path, start: u64) -> String {
     let bytes = std::fs::read(path).unwrap_or_default();
-    let since = usize::try_from(start).ok().and_then(|s| bytes.get(s..)).unwrap_or_default();
+    let since = usize::try_from(start)
+        .ok()
+        .and_then(|s| bytes.get(s..))
+        .unwrap_or_default();
     let text = String::from_utf8_lossy(since);
     let line = text.lines().rfind(|line| !line.trim().is_empty());
-    line.map_or_else(|| format!("it said nothing; see {}", path.display()), str::to_owned)
+    line.map_or_else(
+        || format!("it said nothing; see {}", path.display()),
+        str::to_owned,
+    )
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {

@@ -3,49 +3,30 @@
 //! Pre-flight, preparation, three kinds of real processes on loopback, progress
 //! while they work, an orderly stop on Ctrl-C, and the verdict at the end.
 
+mod attend;
 mod fleet;
 pub mod preflight;
+mod progress;
 pub mod setup;
 mod verdict;
 mod watch;
 
-use crate::commands::connect;
 use crate::{block_on, model_source, resources};
 use anyhow::{Context, Result, bail};
+use attend::{Exit, conduct};
 use clap::Args;
-use fleet::{Fleet, Place, Threads};
-use indicatif::{ProgressBar, ProgressStyle};
-use quarry_artifacts::{Cache, CheckpointManifest, CheckpointRef, CorpusLocation, RunDocument, Store, layout};
+use fleet::Place;
+use quarry_artifacts::{
+    Cache, CheckpointManifest, CheckpointRef, CorpusLocation, RunDocument, Store, layout,
+};
 use quarry_corpus::CorpusManifest;
 use quarry_model::{ModelFolder, TextTokenizer};
-use quarry_proto::v1::{GetRunRequest, GetRunResponse, ListGenerationsRequest, ListGenerationsResponse};
+use quarry_proto::v1::ListGenerationsResponse;
 use quarry_recipe::{Precision, Recipe};
-use quarry_service::channel::ServiceChannel;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
 use verdict::{Judge, Score};
 pub use watch::line as progress_line;
-
-/// Coordinator client of the command line.
-type Client = quarry_proto::v1::coordinator_client::CoordinatorClient<ServiceChannel>;
-
-/// Where the coordinator listens unless told otherwise; `quarry status` looks there.
-pub const DEFAULT_LISTEN: &str = "127.0.0.1:7600";
-
-/// Time between two looks at the run.
-const GLANCE: Duration = Duration::from_millis(500);
-
-/// Time between two plain progress lines, where there is no terminal.
-const PLAIN_EVERY: Duration = Duration::from_secs(10);
-
-/// Time the coordinator has for one answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Time after which a run without a first generation, and none in the making, is
-/// given up.
-const HOPELESS: Duration = Duration::from_secs(15);
 
 /// Exit code after Ctrl-C, as shells expect it.
 const INTERRUPTED: u8 = 130;
@@ -57,7 +38,7 @@ const INTERRUPTED: u8 = 130;
     quarry run recipes/ance.toml --store runs/ance --resume\n  \
     quarry run recipes/dpr.toml --data DIR --model DIR --set train.learning_rate=3e-5 --set seed=2\n\n\
     Ctrl-C stops every program cleanly after writing a checkpoint; --resume goes on from there.\n\
-    Logs, losses and caches lie beside the store, or in runs/NAME for a remote one.")]
+    Logs, losses and caches lie beside the store, or in a folder of runs/ for a remote one.")]
 pub struct RunArgs {
     /// Recipe file (recipes/ance.toml, recipes/dpr.toml).
     recipe: PathBuf,
@@ -102,7 +83,10 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
         overrides.push(format!("fleet.workers={workers}"));
     }
     let recipe = Recipe::load(&args.recipe, &overrides)?;
-    let url = args.store.clone().unwrap_or_else(|| format!("runs/{}", recipe.name));
+    let url = args
+        .store
+        .clone()
+        .unwrap_or_else(|| format!("runs/{}", recipe.name));
     let store = Store::open(&url).await?;
     store.probe_create_if_absent().await?;
     let folder = run_folder(&store, &recipe);
@@ -112,17 +96,33 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
     };
     // How many inferencers run is not part of what the run computes.
     recipe.fleet.workers = args.workers.unwrap_or(recipe.fleet.workers);
-    let place = Place { store: store.url().to_owned(), folder: folder.clone() };
-    let (exit, generations) = conduct(&args, &recipe, place).await?;
+    let place = Place {
+        store: store.url().to_owned(),
+        folder: folder.clone(),
+    };
+    let (exit, generations) = conduct(&recipe, place, args.listen.as_deref(), args.resume).await?;
     match exit {
         Exit::Interrupted => {
-            eprintln!("stopped; go on with: quarry run {} --store {url} --resume", args.recipe.display());
+            eprintln!(
+                "stopped; go on with: quarry run {} --store {url} --resume",
+                args.recipe.display()
+            );
             return Ok(ExitCode::from(INTERRUPTED));
         }
-        Exit::Failed(reason) => bail!("{reason}; what was published is kept, go on with --store {url} --resume"),
+        Exit::Failed(reason) => {
+            bail!("{reason}; what was published is kept, go on with --store {url} --resume")
+        }
         Exit::Done => {}
     }
-    let scores = judge(&store, &folder, &recipe, &document.corpus, &document, &generations).await?;
+    let scores = judge(
+        &store,
+        &folder,
+        &recipe,
+        &document.corpus,
+        &document,
+        &generations,
+    )
+    .await?;
     present(&args, &url, &folder, &recipe, &scores)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -139,19 +139,33 @@ fn run_folder(store: &Store, recipe: &Recipe) -> PathBuf {
 
 /// The run in the store, and the recipe that every program of it follows.
 async fn existing_run(store: &Store, recipe: &Recipe) -> Result<(RunDocument, Recipe)> {
-    let document = RunDocument::read(store)
-        .await
-        .with_context(|| format!("nothing to resume in {}; start without --resume", store.url()))?;
-    let stored: Recipe = serde_json::from_value(document.recipe.clone())
-        .with_context(|| format!("{}: the recipe in run.json is not of this version", store.url()))?;
+    let document = RunDocument::read(store).await.with_context(|| {
+        format!(
+            "nothing to resume in {}; start without --resume",
+            store.url()
+        )
+    })?;
+    let stored: Recipe = serde_json::from_value(document.recipe.clone()).with_context(|| {
+        format!(
+            "{}: the recipe in run.json is not of this version",
+            store.url()
+        )
+    })?;
     if stored != *recipe {
-        tracing::warn!("the recipe differs from the one the run began with; going on with the run's own");
+        tracing::warn!(
+            "the recipe differs from the one the run began with; going on with the run's own"
+        );
     }
     Ok((document, stored))
 }
 
 /// Checks, prepares and publishes everything a new run needs.
-async fn new_run(args: &RunArgs, store: &Store, folder: &Path, recipe: &Recipe) -> Result<RunDocument> {
+async fn new_run(
+    args: &RunArgs,
+    store: &Store,
+    folder: &Path,
+    recipe: &Recipe,
+) -> Result<RunDocument> {
     setup::refuse_existing_run(store, true).await?;
     let (Some(data), Some(model)) = (&args.data, &args.model) else {
         bail!("a new run needs --data DIR and --model DIR; --resume goes on with an old one");
@@ -164,14 +178,22 @@ async fn new_run(args: &RunArgs, store: &Store, folder: &Path, recipe: &Recipe) 
     let (corpus, manifest) = setup::publish_collection(store, data, &tokenizer, &options).await?;
     describe(&manifest);
     check_batch(recipe, &manifest)?;
-    check_resources(recipe, &model_folder, &manifest, store.local_folder().map(|_| folder))?;
+    check_resources(
+        recipe,
+        &model_folder,
+        &manifest,
+        store.local_folder().map(|_| folder),
+    )?;
     let checkpoint = setup::publish_initial_model(store, recipe, &model).await?;
     setup::publish_run(store, recipe, corpus, &tokenizer, checkpoint).await
 }
 
 fn describe(manifest: &CorpusManifest) {
-    let queries: Vec<String> =
-        manifest.queries.iter().map(|(split, entry)| format!("{} {split}", entry.queries)).collect();
+    let queries: Vec<String> = manifest
+        .queries
+        .iter()
+        .map(|(split, entry)| format!("{} {split}", entry.queries))
+        .collect();
     eprintln!(
         "{} passages in {} shards, {} cut to {} tokens; queries: {}",
         manifest.passages,
@@ -184,7 +206,10 @@ fn describe(manifest: &CorpusManifest) {
 
 /// Refuses a batch larger than the training split: its queries must be distinct.
 fn check_batch(recipe: &Recipe, manifest: &CorpusManifest) -> Result<()> {
-    let queries = manifest.queries.get(&recipe.data.train).map_or(0, |entry| u64::from(entry.queries));
+    let queries = manifest
+        .queries
+        .get(&recipe.data.train)
+        .map_or(0, |entry| u64::from(entry.queries));
     if recipe.train.batch_size as u64 > queries {
         bail!(
             "recipe key `train.batch_size`: {} distinct queries a batch, but the split {} has {queries}; lower it",
@@ -196,7 +221,12 @@ fn check_batch(recipe: &Recipe, manifest: &CorpusManifest) -> Result<()> {
 }
 
 /// Prints the pre-flight and refuses what cannot fit.
-fn check_resources(recipe: &Recipe, model: &ModelFolder, manifest: &CorpusManifest, disk: Option<&Path>) -> Result<()> {
+fn check_resources(
+    recipe: &Recipe,
+    model: &ModelFolder,
+    manifest: &CorpusManifest,
+    disk: Option<&Path>,
+) -> Result<()> {
     let machine = resources::Resources::read(disk);
     let needs = preflight::needs(recipe, preflight::ModelSize::of(model)?, manifest);
     let kind = match recipe.train.precision {
@@ -204,203 +234,11 @@ fn check_resources(recipe: &Recipe, model: &ModelFolder, manifest: &CorpusManife
         Precision::Auto if !resources::has_native_bf16() => tch::Kind::Float,
         Precision::Auto | Precision::Bf16 => tch::Kind::BFloat16,
     };
-    eprint!("{}", preflight::describe(recipe, &needs, &machine, resources::matmul_flops(kind)));
+    eprint!(
+        "{}",
+        preflight::describe(recipe, &needs, &machine, resources::matmul_flops(kind))
+    );
     preflight::refuse_if_too_large(recipe, &needs, &machine)
-}
-
-/// How the processes ended.
-enum Exit {
-    Done,
-    Interrupted,
-    Failed(String),
-}
-
-/// Starts the fleet, shows progress until the trainer ends, stops the fleet.
-async fn conduct(args: &RunArgs, recipe: &Recipe, place: Place) -> Result<(Exit, ListGenerationsResponse)> {
-    let cores = resources::cores();
-    let threads = Threads {
-        trainer: recipe.trainer_threads(cores),
-        worker: recipe.fleet.threads_of_worker(cores),
-    };
-    let listen = args.listen.clone().unwrap_or_else(free_listen);
-    let workers = recipe.fleet.workers;
-    let mut fleet = Fleet::start(place, &listen, workers, threads, args.resume).await?;
-    let url = format!("http://{}", fleet.address());
-    eprintln!("coordinator on {url}; {workers} inferencer(s); follow it with: quarry status --coordinator {url} --watch");
-    let outcome = attend(&mut fleet, &url).await;
-    let last = match &outcome {
-        Ok(Exit::Done) => tokio::time::timeout(PATIENCE, last_look(&url)).await,
-        _ => Ok(Ok((false, ListGenerationsResponse::default()))),
-    };
-    let stopped = fleet.stop().await;
-    let exit = outcome?;
-    if let Exit::Failed(_) = exit {
-        return Ok((exit, ListGenerationsResponse::default()));
-    }
-    stopped?;
-    match (exit, last) {
-        (Exit::Done, Ok(Ok((true, generations)))) => Ok((Exit::Done, generations)),
-        // A trainer that was asked to stop, by whomever, ends well without being done.
-        (Exit::Done, Ok(Ok((false, _)))) => Ok((Exit::Interrupted, ListGenerationsResponse::default())),
-        (Exit::Done, Ok(Err(error))) => Err(error),
-        (Exit::Done, Err(_)) => bail!("the coordinator did not answer within {} s at the end", PATIENCE.as_secs()),
-        (exit, _) => Ok((exit, ListGenerationsResponse::default())),
-    }
-}
-
-/// Whether the run is finished, and its generations.
-async fn last_look(url: &str) -> Result<(bool, ListGenerationsResponse)> {
-    let mut client = connect(url, None).await?;
-    let run = client.get_run(GetRunRequest {}).await.map_err(unanswered)?.into_inner();
-    let generations = client.list_generations(ListGenerationsRequest {}).await.map_err(unanswered)?;
-    Ok((run.finished, generations.into_inner()))
-}
-
-fn unanswered(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("the coordinator did not answer: {}", status.message())
-}
-
-/// The default address, or any free port beside another run.
-fn free_listen() -> String {
-    match std::net::TcpListener::bind(DEFAULT_LISTEN) {
-        Ok(_) => DEFAULT_LISTEN.to_owned(),
-        Err(_) => "127.0.0.1:0".to_owned(),
-    }
-}
-
-/// Watches until the trainer ends, somebody interrupts, or the fleet fails.
-async fn attend(fleet: &mut Fleet, url: &str) -> Result<Exit> {
-    let mut progress = Progress::new();
-    let mut client: Option<Client> = None;
-    let mut stuck = Stuck::default();
-    let interrupted = quarry_service::signals::shutdown()?;
-    loop {
-        let look = async {
-            tokio::time::sleep(GLANCE).await;
-            tokio::time::timeout(PATIENCE, glance(&mut client, url)).await
-        };
-        let seen = tokio::select! {
-            () = interrupted.cancelled() => {
-                progress.end();
-                eprintln!("stopping: the trainer writes a checkpoint first; press Ctrl-C again to stop at once");
-                return Ok(Exit::Interrupted);
-            }
-            seen = look => seen,
-        };
-        if let Some(status) = fleet.tend()? {
-            progress.end();
-            return Ok(exit_of(status, fleet));
-        }
-        match seen {
-            Ok(Some(run)) => {
-                progress.show(&run);
-                if let Some(reason) = stuck.judge(&run) {
-                    progress.end();
-                    return Ok(Exit::Failed(reason));
-                }
-            }
-            Ok(None) => {} // starting or restarting; `tend` sees to it
-            Err(_) => progress.say(&format!("the coordinator does not answer: {}", fleet.coordinator_words())),
-        }
-    }
-}
-
-/// The run as the coordinator sees it; `None` while it cannot be reached.
-async fn glance(client: &mut Option<Client>, url: &str) -> Option<GetRunResponse> {
-    if client.is_none() {
-        *client = connect(url, None).await.ok();
-    }
-    let answer = client.as_mut()?.get_run(GetRunRequest {}).await;
-    if answer.is_err() {
-        *client = None;
-    }
-    answer.ok().map(tonic::Response::into_inner)
-}
-
-/// Notices a run that can never begin: generation 0 was given up, so the trainer
-/// would wait for ever.
-#[derive(Default)]
-struct Stuck {
-    since: Option<Instant>,
-}
-
-impl Stuck {
-    fn judge(&mut self, run: &GetRunResponse) -> Option<String> {
-        let hopeless = run.active.is_none() && run.open.is_none() && !run.trouble.is_empty();
-        if !hopeless {
-            self.since = None;
-            return None;
-        }
-        let since = *self.since.get_or_insert_with(Instant::now);
-        (since.elapsed() > HOPELESS).then(|| format!("no generation of negatives can be made: {}", run.trouble))
-    }
-}
-
-fn exit_of(status: ExitStatus, fleet: &Fleet) -> Exit {
-    if status.success() {
-        return Exit::Done;
-    }
-    Exit::Failed(match status.code() {
-        Some(_) => format!("the trainer stopped: {}", fleet.last_words()),
-        None => format!("the trainer was killed ({status})"),
-    })
-}
-
-/// One live line on a terminal; plain lines, seldom, elsewhere.
-struct Progress {
-    bar: Option<ProgressBar>,
-    last: Instant,
-    generation: Option<u64>,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new_spinner();
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar.set_style(ProgressStyle::default_spinner());
-            bar
-        });
-        Self { bar, last: Instant::now() - PLAIN_EVERY, generation: None }
-    }
-
-    fn show(&mut self, run: &GetRunResponse) {
-        let line = watch::line(run);
-        let generation = run.active.as_ref().map(|g| g.generation);
-        let swapped = generation != self.generation;
-        self.generation = generation;
-        match &self.bar {
-            Some(bar) => {
-                if swapped {
-                    bar.println(&line);
-                }
-                bar.set_message(line);
-            }
-            None if swapped || self.last.elapsed() >= PLAIN_EVERY => {
-                self.last = Instant::now();
-                eprintln!("{line}");
-            }
-            None => {}
-        }
-    }
-
-    /// Says something that is no progress, as seldom as plain lines.
-    fn say(&mut self, words: &str) {
-        if self.last.elapsed() < PLAIN_EVERY {
-            return;
-        }
-        self.last = Instant::now();
-        match &self.bar {
-            Some(bar) => bar.println(words),
-            None => eprintln!("{words}"),
-        }
-    }
-
-    fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
 }
 
 /// Scores what no generation scored: zero-shot if need be, and the final model.
@@ -413,17 +251,30 @@ async fn judge(
     generations: &ListGenerationsResponse,
 ) -> Result<Vec<Score>> {
     let mut scores = verdict::generation_scores(&generations.generations, &recipe.data.dev);
-    let scratch = tempfile::Builder::new().prefix("verdict-").tempdir_in(folder)?;
+    let scratch = tempfile::Builder::new()
+        .prefix("verdict-")
+        .tempdir_in(folder)?;
     let cache = Cache::new(folder.join("cache").join("quarry"), 1 << 33)?;
     let judge = Judge::open(store, cache, scratch.path().to_path_buf(), recipe, corpus).await?;
     eprintln!("scoring the final model …");
     if !scores.iter().any(|score| score.step == Some(0)) {
-        let zero = judge.score("zero-shot", &document.initial_checkpoint, &[&recipe.data.dev]).await?;
+        let zero = judge
+            .score(
+                "zero-shot",
+                &document.initial_checkpoint,
+                &[&recipe.data.dev],
+            )
+            .await?;
         let after_bm25 = usize::from(scores.first().is_some_and(|s| s.system == "bm25"));
         scores.splice(after_bm25..after_bm25, zero);
     }
-    let last = last_checkpoint(store, preflight::total_steps(recipe, judge.train_queries())).await?;
-    scores.extend(judge.score("final", &last, &[&recipe.data.dev, &recipe.data.test]).await?);
+    let last =
+        last_checkpoint(store, preflight::total_steps(recipe, judge.train_queries())).await?;
+    scores.extend(
+        judge
+            .score("final", &last, &[&recipe.data.dev, &recipe.data.test])
+            .await?,
+    );
     Ok(scores)
 }
 
@@ -439,14 +290,27 @@ async fn last_checkpoint(store: &Store, step: u64) -> Result<CheckpointRef> {
     Ok(CheckpointManifest::read(store, path).await?.reference())
 }
 
-fn present(args: &RunArgs, url: &str, folder: &Path, recipe: &Recipe, scores: &[Score]) -> Result<()> {
+fn present(
+    args: &RunArgs,
+    url: &str,
+    folder: &Path,
+    recipe: &Recipe,
+    scores: &[Score],
+) -> Result<()> {
     if args.json {
-        println!("{}", serde_json::json!({ "store": url, "name": recipe.name, "seed": recipe.seed, "scores": scores }));
+        println!(
+            "{}",
+            serde_json::json!({ "store": url, "name": recipe.name, "seed": recipe.seed, "scores": scores })
+        );
         return Ok(());
     }
     println!("{}", verdict::render(scores));
     println!("model and runs   {url}");
-    println!("losses and logs  {}/losses.jsonl, {}/logs", folder.display(), folder.display());
+    println!(
+        "losses and logs  {}/losses.jsonl, {}/logs",
+        folder.display(),
+        folder.display()
+    );
     println!();
     println!("next:");
     println!("  quarry export --store {url} --output my-model   # a sentence-transformers folder");

@@ -45,7 +45,13 @@ impl ModelSize {
         let intermediate = config.intermediate_size as f64;
         let block_parameters = layers * hidden * (4.0 * hidden + 2.0 * intermediate);
         let tables = (config.vocab_size + config.position_rows) as f64 * hidden;
-        Ok(Self { parameters: block_parameters + tables, block_parameters, layers, hidden, intermediate })
+        Ok(Self {
+            parameters: block_parameters + tables,
+            block_parameters,
+            layers,
+            hidden,
+            intermediate,
+        })
     }
 }
 
@@ -85,7 +91,8 @@ pub fn needs(recipe: &Recipe, model: ModelSize, corpus: &CorpusManifest) -> Need
     let corpus_tokens: f64 = corpus.shards.iter().map(|s| s.tokens as f64).sum();
     let query_tokens: f64 = corpus.queries.values().map(|q| q.tokens as f64).sum();
     let mean_query = train.map_or(0.0, |q| q.tokens as f64) / queries.max(1.0) + 2.0;
-    let mean_passage = (corpus_tokens / passages.max(1.0) + 2.0).min(recipe.train.passage_length as f64);
+    let mean_passage =
+        (corpus_tokens / passages.max(1.0) + 2.0).min(recipe.train.passage_length as f64);
     let columns = 1.0 + recipe.train.negatives as f64;
     let tokens_per_step = recipe.train.batch_size as f64 * (mean_query + columns * mean_passage);
     let micro_tokens = tokens_per_step / recipe.train.accumulation as f64;
@@ -95,7 +102,11 @@ pub fn needs(recipe: &Recipe, model: ModelSize, corpus: &CorpusManifest) -> Need
     let kept = model.layers * (9.0 * model.hidden + 3.0 * model.intermediate) * 4.0 * micro_tokens;
     let shard = recipe.data.shard_passages as f64 * model.hidden * 6.0;
     let embeddings = passages * model.hidden * 2.0;
-    let generations = if recipe.refresh.when == RefreshWhen::Never { 0.0 } else { recipe.refresh.keep_generations as f64 + 1.0 };
+    let generations = if recipe.refresh.when == RefreshWhen::Never {
+        0.0
+    } else {
+        recipe.refresh.keep_generations as f64 + 1.0
+    };
     let negatives = queries * (recipe.mining.keep as f64 * 8.0 + recipe.mining.depth as f64 * 8.0);
     let checkpoint = model.parameters * 4.0 * (1.0 + moments(recipe));
     let checkpoints = recipe.train.keep_checkpoints as f64 + generations + 2.0;
@@ -137,15 +148,25 @@ pub fn describe(recipe: &Recipe, needs: &Needs, machine: &Resources, flops: f64)
         vec![
             "disk".to_owned(),
             gib(needs.disk),
-            machine.disk.map_or("remote store".to_owned(), |d| format!("{} free", gib(d as f64))),
+            machine.disk.map_or("remote store".to_owned(), |d| {
+                format!("{} free", gib(d as f64))
+            }),
         ],
         vec![
             "threads".to_owned(),
             format!("{trainer} + {workers} x {worker}"),
             format!("{} cores", machine.cores),
         ],
-        vec!["training".to_owned(), duration(train_seconds), format!("{} steps", needs.steps)],
-        vec!["one refresh".to_owned(), duration(refresh_seconds), "beside it".to_owned()],
+        vec![
+            "training".to_owned(),
+            duration(train_seconds),
+            format!("{} steps", needs.steps),
+        ],
+        vec![
+            "one refresh".to_owned(),
+            duration(refresh_seconds),
+            "beside it".to_owned(),
+        ],
     ];
     table::render(&["pre-flight", "needs about", ""], &rows)
 }
@@ -263,9 +284,13 @@ mod tests {
         let recipe = Recipe::default();
         let needs = needs(&recipe, MINILM, &manifest(2000, 3200));
         refuse_if_too_large(&recipe, &needs, &machine(24.0, 100.0)).unwrap();
-        let message = refuse_if_too_large(&recipe, &needs, &machine(0.5, 100.0)).unwrap_err().to_string();
+        let message = refuse_if_too_large(&recipe, &needs, &machine(0.5, 100.0))
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("train.accumulation"), "{message}");
-        let message = refuse_if_too_large(&recipe, &needs, &machine(24.0, 0.1)).unwrap_err().to_string();
+        let message = refuse_if_too_large(&recipe, &needs, &machine(24.0, 0.1))
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("refresh.keep_generations"), "{message}");
     }
 }

@@ -4,8 +4,8 @@
 use crate::collection::{format_of, prepare_with_progress};
 use anyhow::{Context, Result, bail};
 use quarry_artifacts::{
-    CheckpointOrigin, CheckpointRef, CorpusLocation, Created, Digest, RunDocument, Store,
-    layout, publish_checkpoint, publish_corpus,
+    CheckpointOrigin, CheckpointRef, CorpusLocation, Created, Digest, RunDocument, Store, layout,
+    publish_checkpoint, publish_corpus,
 };
 use quarry_corpus::{CorpusManifest, Format, PrepareOptions, Tokenize};
 use quarry_index::{IndexSpec, Language};
@@ -25,7 +25,10 @@ pub fn prepare_options(recipe: &Recipe, data: &Path, max_length: usize) -> Resul
     check_search_keys(recipe)?;
     let given = match recipe.data.format.as_str() {
         "auto" => None,
-        name => Some(name.parse::<Format>().map_err(|e| anyhow::anyhow!("recipe key `data.format`: {e}"))?),
+        name => Some(
+            name.parse::<Format>()
+                .map_err(|e| anyhow::anyhow!("recipe key `data.format`: {e}"))?,
+        ),
     };
     let passage = match recipe.model.passage_length {
         0 => max_length,
@@ -37,7 +40,9 @@ pub fn prepare_options(recipe: &Recipe, data: &Path, max_length: usize) -> Resul
         ("train.passage_length", recipe.train.passage_length),
     ] {
         if length > max_length {
-            bail!("recipe key `{key}`: {length} tokens, but the model takes {max_length}; lower it");
+            bail!(
+                "recipe key `{key}`: {length} tokens, but the model takes {max_length}; lower it"
+            );
         }
     }
     let mut splits = vec![recipe.data.train.clone(), recipe.data.dev.clone()];
@@ -106,7 +111,11 @@ pub async fn publish_collection(
 ///
 /// # Errors
 /// If the model cannot be read or the store fails.
-pub async fn publish_initial_model(store: &Store, recipe: &Recipe, folder: &Path) -> Result<CheckpointRef> {
+pub async fn publish_initial_model(
+    store: &Store,
+    recipe: &Recipe,
+    folder: &Path,
+) -> Result<CheckpointRef> {
     let options = load_options(recipe);
     let mut model = DualEncoder::load(folder, &options)?;
     if recipe.model.towers == Towers::Separate {
@@ -119,8 +128,13 @@ pub async fn publish_initial_model(store: &Store, recipe: &Recipe, folder: &Path
     }
     let staging = staging_folder(store)?;
     model.save(staging.path())?;
-    let origin = CheckpointOrigin { created_unix: unix_now(), ..CheckpointOrigin::default() };
-    Ok(publish_checkpoint(store, 0, staging.path(), origin).await?.reference())
+    let origin = CheckpointOrigin {
+        created_unix: unix_now(),
+        ..CheckpointOrigin::default()
+    };
+    Ok(publish_checkpoint(store, 0, staging.path(), origin)
+        .await?
+        .reference())
 }
 
 /// How the recipe wants model folders read.
@@ -168,13 +182,19 @@ pub async fn publish_run(
         version: RunDocument::VERSION,
         recipe: serde_json::to_value(recipe)?,
         corpus,
-        tokenizer_digest: tokenizer.digest().parse().context("the tokenizer's digest")?,
+        tokenizer_digest: tokenizer
+            .digest()
+            .parse()
+            .context("the tokenizer's digest")?,
         initial_checkpoint,
         created: unix_now(),
     };
     match document.publish(store).await? {
         Created::Yes => Ok(document),
-        Created::Exists => bail!("{} was taken by another run meanwhile; choose another --store", store.url()),
+        Created::Exists => bail!(
+            "{} was taken by another run meanwhile; choose another --store",
+            store.url()
+        ),
     }
 }
 
@@ -192,5 +212,7 @@ fn staging_folder(store: &Store) -> Result<tempfile::TempDir> {
 
 /// Seconds since 1970, for people to read.
 fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }

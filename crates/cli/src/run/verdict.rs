@@ -6,8 +6,8 @@ use crate::table;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use quarry_artifacts::{
-    Cache, CachedFile, CheckpointFiles, CheckpointRef, CorpusLocation, ObjectRef, Store, fetch_checkpoint,
-    fetch_corpus_file,
+    Cache, CachedFile, CheckpointFiles, CheckpointRef, CorpusLocation, ObjectRef, Store,
+    fetch_checkpoint, fetch_corpus_file,
 };
 use quarry_corpus::{Corpus, CorpusManifest, QuerySet};
 use quarry_eval::{Metric, evaluate, write_run};
@@ -53,10 +53,20 @@ pub fn generation_scores(generations: &[GenerationSummary], dev: &str) -> Vec<Sc
             let metrics = generation
                 .metrics
                 .iter()
-                .map(|(name, value)| (name.strip_prefix(&prefix).unwrap_or(name).to_owned(), *value))
+                .map(|(name, value)| {
+                    (
+                        name.strip_prefix(&prefix).unwrap_or(name).to_owned(),
+                        *value,
+                    )
+                })
                 .collect();
             let step = step.filter(|_| generation.kind != "bm25");
-            Score { system, step, split: dev.to_owned(), metrics }
+            Score {
+                system,
+                step,
+                split: dev.to_owned(),
+                metrics,
+            }
         })
         .collect()
 }
@@ -76,7 +86,10 @@ pub fn render(scores: &[Score]) -> String {
             let step = score.step.map_or("-".to_owned(), |s| format!("step {s}"));
             let mut row = vec![score.system.clone(), step, score.split.clone()];
             row.extend(METRICS.iter().map(|metric| {
-                score.metrics.get(&metric.to_string()).map_or("-".to_owned(), |v| format!("{v:.4}"))
+                score
+                    .metrics
+                    .get(&metric.to_string())
+                    .map_or("-".to_owned(), |v| format!("{v:.4}"))
             }));
             row
         })
@@ -117,34 +130,68 @@ impl<'a> Judge<'a> {
         }
         let shards: Vec<PathBuf> = held.iter().map(|file| file.path().to_path_buf()).collect();
         let corpus = Corpus::open(&shards)?;
-        Ok(Self { store, cache, scratch, recipe, location, manifest, corpus, _held: held })
+        Ok(Self {
+            store,
+            cache,
+            scratch,
+            recipe,
+            location,
+            manifest,
+            corpus,
+            _held: held,
+        })
     }
 
     /// Queries of the training split.
     pub fn train_queries(&self) -> u64 {
-        self.manifest.queries.get(&self.recipe.data.train).map_or(0, |entry| u64::from(entry.queries))
+        self.manifest
+            .queries
+            .get(&self.recipe.data.train)
+            .map_or(0, |entry| u64::from(entry.queries))
     }
 
     /// Scores the checkpoint on `splits`, keeping the runs in the store.
     ///
     /// # Errors
     /// If the checkpoint is missing or damaged, or the store fails.
-    pub async fn score(&self, system: &str, checkpoint: &CheckpointRef, splits: &[&str]) -> Result<Vec<Score>> {
-        let folder = self.scratch.join(format!("model-{}", checkpoint.digest.short()));
-        fetch_checkpoint(self.store, &self.cache, &checkpoint.manifest, CheckpointFiles::Model, &folder).await?;
+    pub async fn score(
+        &self,
+        system: &str,
+        checkpoint: &CheckpointRef,
+        splits: &[&str],
+    ) -> Result<Vec<Score>> {
+        let folder = self
+            .scratch
+            .join(format!("model-{}", checkpoint.digest.short()));
+        fetch_checkpoint(
+            self.store,
+            &self.cache,
+            &checkpoint.manifest,
+            CheckpointFiles::Model,
+            &folder,
+        )
+        .await?;
         let model = DualEncoder::load(&folder, &LoadOptions::default())?;
         let specials = TextTokenizer::from_dir(&folder)?.specials();
-        let within = |length: usize| if length == 0 { model.max_length() } else { length };
+        let within = |length: usize| {
+            if length == 0 {
+                model.max_length()
+            } else {
+                length
+            }
+        };
         let lengths = Lengths {
             query: within(self.recipe.model.query_length),
             passage: within(self.recipe.model.passage_length),
         };
-        let passages = ranking::encode_corpus(model.passage(), specials, &self.corpus, lengths.passage)?;
+        let passages =
+            ranking::encode_corpus(model.passage(), specials, &self.corpus, lengths.passage)?;
         let index = ranking::exact_index(&model, &passages)?;
         let mut scores = Vec::new();
         for split in splits.iter().filter(|split| !split.is_empty()) {
             let queries = self.queries(split).await?;
-            let hits = ranking::search_all(&model, specials, &index, &queries, lengths.query, DEPTH)?;
+            let hits =
+                ranking::search_all(&model, specials, &index, &queries, lengths.query, DEPTH)?;
             let run = ranking::to_run(&hits, &queries, &self.corpus)?;
             let qrels = ranking::qrels(&queries, &self.corpus)?;
             let metrics = evaluate(&qrels, &run, &METRICS).means;
@@ -175,6 +222,9 @@ impl<'a> Judge<'a> {
 
     async fn keep(&self, stem: &str, file: &std::path::Path) -> Result<ObjectRef> {
         let bytes = Bytes::from(std::fs::read(file)?);
-        Ok(self.store.put_content("evaluations", stem, "trec", bytes).await?)
+        Ok(self
+            .store
+            .put_content("evaluations", stem, "trec", bytes)
+            .await?)
     }
 }

@@ -13,7 +13,10 @@ pub fn line(run: &GetRunResponse) -> String {
     parts.push(match &run.active {
         Some(active) => {
             let step = active.checkpoint.as_ref().map_or(0, |c| c.step);
-            format!("gen {} ({} @ {step}) stale {}", active.generation, active.kind, run.staleness)
+            format!(
+                "gen {} ({} @ {step}) stale {}",
+                active.generation, active.kind, run.staleness
+            )
         }
         None => "no generation yet".to_owned(),
     });
@@ -32,7 +35,10 @@ fn trainer_part(trainer: &TrainerStatus) -> String {
     let left = trainer.total_steps.saturating_sub(trainer.step);
     let mut text = format!("step {}/{}", trainer.step, trainer.total_steps);
     if trainer.pairs_per_second > 0.0 {
-        text.push_str(&format!(" loss {:.4} {:.1} pairs/s", trainer.loss, trainer.pairs_per_second));
+        text.push_str(&format!(
+            " loss {:.4} {:.1} pairs/s",
+            trainer.loss, trainer.pairs_per_second
+        ));
     }
     if trainer.blocked {
         text.push_str(" WAITING for fresher negatives");
@@ -48,7 +54,10 @@ fn refresh_part(open: &OpenGeneration) -> String {
         s if s < 0.0 => String::new(),
         s => format!(", eta {}", duration(s)),
     };
-    format!("making gen {} @ {step}: {}{eta}", open.generation, open.stage)
+    format!(
+        "making gen {} @ {step}: {}{eta}",
+        open.generation, open.stage
+    )
 }
 
 #[cfg(test)]
@@ -58,7 +67,12 @@ mod tests {
 
     #[test]
     fn a_line_says_step_loss_speed_generation_staleness_and_refresh() {
-        let checkpoint = |step| Some(CheckpointRef { step, ..CheckpointRef::default() });
+        let checkpoint = |step| {
+            Some(CheckpointRef {
+                step,
+                ..CheckpointRef::default()
+            })
+        };
         let run = GetRunResponse {
             trainer: Some(TrainerStatus {
                 step: 120,
@@ -92,6 +106,9 @@ mod tests {
 
     #[test]
     fn a_run_that_has_just_begun_has_a_line_too() {
-        assert_eq!(line(&GetRunResponse::default()), "trainer starting | no generation yet | fleet idle");
+        assert_eq!(
+            line(&GetRunResponse::default()),
+            "trainer starting | no generation yet | fleet idle"
+        );
     }
 }
