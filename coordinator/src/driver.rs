@@ -171,7 +171,9 @@ impl Driver {
         for request in batch {
             self.handle(request, &mut turn);
         }
+        let before = self.now();
         self.append(&turn.changes).await?;
+        self.note_stall(self.now().since(before));
         for (reply, answer) in turn.answers {
             let _ = reply.send(answer); // the caller hung up: nothing to do
         }
@@ -247,6 +249,16 @@ impl Driver {
         Ok(())
     }
 
+    /// Requests, heartbeats among them, queue up while the store stalls: the
+    /// state hears of the stall before them, or their leases would lapse.
+    fn note_stall(&mut self, ms: u64) {
+        if ms > self.state.settings.lease_ms() / 2 {
+            tracing::warn!(ms, "the store held up the log");
+            let stalled = Request::Event(Event::Stalled { ms }, None);
+            self.backlog.insert(0, stalled);
+        }
+    }
+
     fn perform_all(&mut self, changes: &[Change], effects: Vec<Effect>) {
         for change in changes {
             self.narrator.tell(&self.state, change);
@@ -268,7 +280,9 @@ impl Driver {
                 self.active.send_replace(Some(announcement));
             }
             Effect::Publish { manifest, objects } => {
-                self.jobs.spawn(effects::publish(store, manifest, objects));
+                let generation = manifest.generation;
+                let job = effects::publish(store, manifest, objects);
+                self.jobs.spawn(effects::or_failed(generation, job));
             }
             Effect::CollectGeneration { generation, keep } => {
                 self.jobs

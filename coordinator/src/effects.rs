@@ -2,11 +2,12 @@
 //! Each job ends in the event that tells the state about it.
 
 use crate::state::Event;
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use quarry_artifacts::{
     ArtifactError, CheckpointRef, GenerationManifest, ObjectRef, Result, Store, delete_folder,
     layout,
 };
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 /// Requests to the store at once.
@@ -46,6 +47,17 @@ pub async fn publish(
             generation,
             reason: error.to_string(),
         }
+    })
+}
+
+/// Makes a panic of the publication its failure, so that it is tried again.
+pub async fn or_failed(generation: u64, publication: impl Future<Output = Event>) -> Event {
+    // Unwind safe: the publication owns all it uses, and the store takes whole writes.
+    let outcome = AssertUnwindSafe(publication).catch_unwind().await;
+    outcome.unwrap_or_else(|_| {
+        tracing::error!(generation, "the publication panicked");
+        let reason = "the publication panicked; see the coordinator's log".to_owned();
+        Event::PublicationFailed { generation, reason }
     })
 }
 
@@ -96,5 +108,20 @@ async fn until_done<F: Future<Output = Result<()>>>(what: &str, mut attempt: imp
     while let Err(error) = attempt().await {
         tracing::warn!(what, %error, "cannot delete what is retired, trying again");
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_publication_that_panics_has_failed() {
+        let event = or_failed(7, async { panic!("out of luck") }).await;
+        let failed = matches!(event, Event::PublicationFailed { generation: 7, .. });
+        assert!(failed, "{event:?}");
+        let generation = 7;
+        let done = Event::GenerationCollected { generation };
+        assert_eq!(or_failed(7, async { done.clone() }).await, done);
     }
 }

@@ -1,15 +1,33 @@
 //! The process: opens the store, takes the run over and serves until told to
 //! stop.
 
-use crate::driver::Driver;
+use crate::driver::{Driver, DriverError};
 use crate::grpc::Service;
+use crate::log::LogError;
 use anyhow::{Context, Result, bail};
 use quarry_artifacts::{ArtifactError, RunDocument, Store};
+use quarry_proto::MAX_MESSAGE_BYTES;
 use quarry_proto::v1::coordinator_server::CoordinatorServer;
 use quarry_service::auth::RequireToken;
 use quarry_service::health::Health;
 use quarry_service::{CancellationToken, ServiceArgs, listen};
 use std::hash::{BuildHasher, RandomState};
+use tonic::service::interceptor::InterceptedService;
+
+/// Exit code of a process that another coordinator fenced (law 6): restarting
+/// it would only fence the other one.
+pub const FENCED_EXIT: u8 = 3;
+/// Exit code of every other failure.
+const FAILURE_EXIT: u8 = 1;
+
+/// The exit code for a failure of [`serve`].
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(DriverError::Log(LogError::Fenced { .. })) => FENCED_EXIT,
+        _ => FAILURE_EXIT,
+    }
+}
 
 /// Coordinates the run in the store at `address` until `shutdown`.
 ///
@@ -31,8 +49,10 @@ pub async fn serve(address: &str, args: &ServiceArgs, shutdown: CancellationToke
     if let Some(health) = &health {
         health.set_serving(true).await;
     }
-    let service =
-        CoordinatorServer::with_interceptor(Service::new(handle, store), RequireToken::new(token));
+    let service = CoordinatorServer::new(Service::new(handle, store))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let service = InterceptedService::new(service, RequireToken::new(token));
     let server = listen::server()
         .add_service(service)
         .serve_with_incoming_shutdown(
@@ -61,7 +81,7 @@ pub async fn serve(address: &str, args: &ServiceArgs, shutdown: CancellationToke
 async fn read_run(store: &Store) -> Result<RunDocument> {
     match RunDocument::read(store).await {
         Err(ArtifactError::NotFound { .. }) => bail!(
-            "the store {} holds no run: there is no run.json; run `quarry run` or `quarry prepare` first",
+            "the store {} holds no run: there is no run.json; begin it with `quarry run`, or set it up with `quarry prepare --recipe RECIPE`",
             store.url()
         ),
         outcome => Ok(outcome?),

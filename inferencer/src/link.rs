@@ -44,7 +44,8 @@ impl Link {
     pub fn new(url: &str, token: Option<&Token>, worker: String) -> Result<Self, ServiceError> {
         let channel = endpoint(url)?.connect_lazy();
         let channel = ServiceChannel::new(channel, SendToken::new(token));
-        let client = CoordinatorClient::new(channel);
+        let client = CoordinatorClient::new(channel)
+            .max_decoding_message_size(quarry_proto::MAX_MESSAGE_BYTES);
         Ok(Self { client, worker })
     }
 

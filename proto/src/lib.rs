@@ -14,6 +14,11 @@ pub use convert::ConversionError;
 pub use output::{Role, TaskOutput};
 pub use task::{Block, Lease, Task, Work};
 
+/// Largest message either side takes, in bytes. A lease lists every shard of a
+/// partition, which gRPC's default of 4 MiB may not hold: servers and clients
+/// of [`v1`] raise it to this.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
 /// Generated from `quarry/v1/quarry.proto`, documented there.
 #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
 pub mod v1 {

@@ -246,7 +246,8 @@ async fn connect(options: &Options) -> Result<Link> {
     let url = &options.coordinator;
     let patience = COORDINATOR_PATIENCE;
     let channel = channel::connect_within("the coordinator", url, token.as_ref(), patience).await?;
-    let link = Link::new(Client::new(channel));
+    let link =
+        Link::new(Client::new(channel).max_decoding_message_size(quarry_proto::MAX_MESSAGE_BYTES));
     link.greet(patience).await?;
     Ok(link)
 }

@@ -176,6 +176,11 @@ pub enum Event {
         /// Stop.
         paused: bool,
     },
+    /// The coordinator could not listen, because it waited for the store.
+    Stalled {
+        /// For how long, in milliseconds.
+        ms: u64,
+    },
     /// Time passed.
     Tick,
 }

@@ -111,8 +111,21 @@ impl State {
         });
     }
 
+    /// The coordinator could not listen for `ms`: silence during that time is
+    /// nobody's fault.
+    pub(super) fn forgive(&mut self, ms: u64) {
+        for held in self.fleet.leases.values_mut() {
+            held.deadline = held.deadline.plus(ms);
+        }
+        let seen = self.fleet.seen.values_mut();
+        let trainer = self.trainer.as_mut().map(|(at, _)| at);
+        for at in seen.chain(trainer).chain([&mut self.fleet.last_contact]) {
+            *at = at.plus(ms);
+        }
+    }
+
     /// Renews a lease, or takes one of an earlier epoch (or one that lapsed)
-    /// over if nobody else does its task: a restart loses no work.
+    /// over, as a second attempt if need be: a restart loses no work.
     pub(super) fn heartbeat(&mut self, now: Timestamp, event: Event) -> Answer {
         let Event::Heartbeat {
             worker,
@@ -132,7 +145,7 @@ impl State {
             let cancelled = held.worker != worker;
             return Answer::Beat { cancelled };
         }
-        let adopted = task.filter(|task| self.is_idle(*task));
+        let adopted = task.filter(|task| self.is_adoptable(*task, &worker));
         if let (Some(task), Some(board)) = (adopted, self.board.as_mut()) {
             board.hold(task.number);
             let held = Held {
@@ -149,11 +162,21 @@ impl State {
         }
     }
 
-    /// Whether the task is ready and nobody holds it.
-    fn is_idle(&self, task: TaskKey) -> bool {
-        let current = self.run.open.as_ref().map(|open| open.generation);
-        let board = self.board.as_ref();
-        current == Some(task.generation) && board.is_some_and(|b| b.ready.contains(&task.number))
+    /// Whether the worker may go on with a task under a lease that is not
+    /// known: nobody holds the task, or one other worker does. That one got it
+    /// because leases are forgotten at a restart, and may have just begun.
+    fn is_adoptable(&self, task: TaskKey, worker: &str) -> bool {
+        let (Some(open), Some(board)) = (&self.run.open, &self.board) else {
+            return false;
+        };
+        let of_task = |held: &&Held| held.task == task.number;
+        let mut holders = self.fleet.leases.values().filter(of_task);
+        let free = match (holders.next(), holders.next()) {
+            (None, _) => board.ready.contains(&task.number),
+            (Some(only), None) => only.worker != worker,
+            (Some(_), Some(_)) => false,
+        };
+        open.generation == task.generation && free
     }
 
     /// Ends a lease undone; a third failure of the same task gives the

@@ -205,6 +205,7 @@ impl State {
                 }
                 return Ok(Some(Answer::Done));
             }
+            Event::Stalled { ms } => self.forgive(ms),
             Event::Tick => {}
         }
         Ok(None)

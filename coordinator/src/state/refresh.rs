@@ -39,11 +39,21 @@ impl State {
             (_, refresh) if refresh.when == RefreshWhen::Never => false,
             (None, _) => true,
             (Some(last), refresh) if refresh.when == RefreshWhen::Steps => {
-                newest.step >= last.saturating_add(refresh.every_steps.max(1))
+                // A trainer that waits for fresher negatives takes no more steps.
+                let steps = if self.trainer_waits() {
+                    1
+                } else {
+                    refresh.every_steps.max(1)
+                };
+                newest.step >= last.saturating_add(steps)
             }
             (Some(last), _) => newest.step > last,
         };
         due.then(|| (GenerationKind::Dense, newest.clone()))
+    }
+
+    fn trainer_waits(&self) -> bool {
+        self.trainer.is_some_and(|(_, report)| report.blocked)
     }
 
     /// Step of the latest checkpoint such a generation was published on, or

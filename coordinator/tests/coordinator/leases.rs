@@ -101,15 +101,40 @@ fn a_restart_loses_no_work() {
 }
 
 #[test]
-fn a_lapsed_lease_is_cancelled_once_another_does_its_task() {
+fn an_idle_worker_costs_nobody_the_task_a_restart_forgot() {
+    let mut bench = Bench::new(settings(|_| {}));
+    let going = bench.ask("a").unwrap();
+    bench.restart();
+    let second = bench.ask("idle").unwrap();
+    assert_eq!(second.task, going.task, "leases are not durable");
+    for _ in 0..2 {
+        let answer = bench.tell(heartbeat("a", &going)).unwrap();
+        assert_eq!(answer, Some(Answer::Beat { cancelled: false }));
+    }
+    assert!(bench.finish("a", &going));
+    let answer = bench.tell(heartbeat("idle", &second)).unwrap();
+    assert_eq!(answer, Some(Answer::Beat { cancelled: true }));
+}
+
+#[test]
+fn a_lapsed_lease_goes_on_as_the_second_attempt_but_not_as_a_third() {
     let mut bench = Bench::new(settings(|_| {}));
     let first = bench.ask("a").unwrap();
     bench.wait(LEASE_MS);
     let second = bench.ask("b").unwrap();
-    assert_eq!(first.task.number, second.task.number);
-    let answer = bench.tell(heartbeat("a", &first)).unwrap();
-    assert_eq!(answer, Some(Answer::Beat { cancelled: true }));
-    let mut nameless = heartbeat("a", &first);
+    bench.wait(LEASE_MS);
+    let third = bench.ask("c").unwrap();
+    assert!([&second, &third].iter().all(|l| l.task == first.task));
+    let beats = [
+        ("c", &first, true),
+        ("a", &first, false),
+        ("b", &second, true),
+    ];
+    for (worker, lease, cancelled) in beats {
+        let answer = bench.tell(heartbeat(worker, lease)).unwrap();
+        assert_eq!(answer, Some(Answer::Beat { cancelled }), "{worker}");
+    }
+    let mut nameless = heartbeat("b", &second);
     if let Event::Heartbeat { task, .. } = &mut nameless {
         *task = None;
     }
@@ -241,6 +266,22 @@ fn workers_join_and_vanish() {
         trouble.starts_with("no inferencer has asked for work for 80 s: generation 0 waits"),
         "{trouble}"
     );
+}
+
+#[test]
+fn a_stall_of_the_coordinator_is_not_held_against_the_workers() {
+    let mut bench = Bench::new(settings(|_| {}));
+    let lease = bench.ask("a").unwrap();
+    bench.effects.clear();
+    // The store stalls; the heartbeats sent meanwhile are still in the queue.
+    let ms = 3 * LEASE_MS;
+    bench.now = bench.now.plus(ms);
+    bench.tell(Event::Stalled { ms }).unwrap();
+    assert!(bench.state.fleet.leases.contains_key(&key(&lease)));
+    assert_eq!(bench.effects, [], "nobody vanished");
+    assert_eq!(bench.state.trouble(bench.now), "");
+    bench.wait(LEASE_MS);
+    assert!(bench.state.fleet.leases.is_empty(), "forgiven once");
 }
 
 #[test]

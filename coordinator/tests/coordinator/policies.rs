@@ -59,6 +59,31 @@ fn steps_refreshes_after_that_many_steps() {
 }
 
 #[test]
+fn a_trainer_that_waits_gets_a_refresh_from_any_newer_checkpoint() {
+    let report = |step, blocked| {
+        let report = TrainerReport {
+            step,
+            blocked,
+            ..TrainerReport::default()
+        };
+        Event::TrainerProgressed(report)
+    };
+    let mut bench = Bench::new(settings(steps(50)));
+    bench.complete();
+    while let Some(lease) = bench.ask("w") {
+        bench.hand_back("w", &lease, true);
+    }
+    assert!(bench.state.run.aborted.contains_key(&1));
+    bench.tell(report(0, true)).unwrap();
+    assert_eq!(bench.open(), None, "nothing newer than what failed");
+    bench.tell(report(30, false)).unwrap();
+    bench.save(30);
+    assert_eq!(bench.open(), None, "it takes steps, so 50 will come");
+    bench.tell(report(30, true)).unwrap();
+    assert_eq!(bench.open(), Some((2, 30)));
+}
+
+#[test]
 fn never_stays_with_bm25() {
     let mut bench = Bench::new(settings(|r| r.refresh.when = RefreshWhen::Never));
     bench.complete();

@@ -6,7 +6,7 @@ use quarry_artifacts::{
     CheckpointManifest, CheckpointOrigin, CorpusLocation, Digest, GenerationManifest, ObjectRef,
     RunDocument, Store, layout, publish_checkpoint,
 };
-use quarry_coordinator::server::serve;
+use quarry_coordinator::server::{FENCED_EXIT, exit_code, serve};
 use quarry_proto::v1::coordinator_client::CoordinatorClient;
 use quarry_proto::{Lease, TaskOutput, v1};
 use quarry_recipe::Recipe;
@@ -405,8 +405,22 @@ async fn law_6_a_zombie_exits_at_its_next_write() {
         .unwrap()
         .unwrap_err();
     assert!(error.to_string().contains("another coordinator"), "{error}");
+    assert_eq!(exit_code(&error), FENCED_EXIT);
     assert!(new.complete(&lease, output).await);
     new.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_may_exceed_the_default_of_4_mib() {
+    let mut site = Site::prepare().await;
+    let mut process = site.start().await;
+    let request = v1::ReturnLeaseRequest {
+        worker: "worker-1".into(),
+        reason: "x".repeat(5 << 20),
+        ..Default::default()
+    };
+    process.client.return_lease(request).await.unwrap();
+    process.kill().await;
 }
 
 #[tokio::test]
@@ -423,7 +437,8 @@ async fn a_store_without_a_run_is_refused_with_what_to_do() {
     let path = folder.path().to_str().unwrap();
     let error = serve(path, &args, CancellationToken::new())
         .await
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("quarry prepare"), "{error}");
+        .unwrap_err();
+    assert_eq!(exit_code(&error), 1);
+    let words = error.to_string();
+    assert!(words.contains("quarry prepare --recipe"), "{words}");
 }

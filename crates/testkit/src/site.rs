@@ -130,7 +130,12 @@ impl Site {
     #[must_use]
     pub fn start_at(&self, name: &str, listen: &str, arguments: &[&str]) -> Running {
         let (data, model) = (self.data(), self.model());
-        let inputs = ["--data", data.to_str().unwrap(), "--model", model.to_str().unwrap()];
+        let inputs = [
+            "--data",
+            data.to_str().unwrap(),
+            "--model",
+            model.to_str().unwrap(),
+        ];
         self.launch(name, listen, &[&inputs, arguments].concat())
     }
 

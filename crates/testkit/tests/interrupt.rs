@@ -46,3 +46,29 @@ fn ctrl_c_before_the_first_step_leaves_nothing_behind() {
     assert_eq!(finished.code, Some(130), "{}", finished.stderr);
     assert_eq!(processes_naming(store.folder()), [], "left behind");
 }
+
+#[test]
+#[ignore = "Fleet::stop sends SIGTERM to each inferencer twice, and the second ends it at once"]
+fn ctrl_c_lets_every_inferencer_end_in_order() {
+    let site = Site::new();
+    let store = site.store("store");
+    let run = site.start(
+        "store",
+        &[
+            "--set",
+            "data.shard_passages=4",
+            "--set",
+            "data.block_queries=8",
+        ],
+    );
+    run.wait_for("a refresh", || {
+        store.open_generation().filter(|generation| *generation > 0)
+    });
+    run.interrupt();
+    assert_eq!(run.wait().code, Some(130));
+    let log = store.log("inferencer-0");
+    assert!(
+        log.contains("worker ends") && !log.contains("second signal"),
+        "{log}"
+    );
+}

@@ -41,7 +41,6 @@ pub async fn connect(
     url: &str,
     token: Option<&Token>,
 ) -> Result<CoordinatorClient<ServiceChannel>> {
-    Ok(CoordinatorClient::new(
-        channel::connect("coordinator", url, token).await?,
-    ))
+    let channel = channel::connect("coordinator", url, token).await?;
+    Ok(CoordinatorClient::new(channel).max_decoding_message_size(quarry_proto::MAX_MESSAGE_BYTES))
 }
