@@ -164,11 +164,11 @@ pub fn sparse(
     let folder = tempfile::Builder::new().prefix("quarry-bm25-").tempdir()?;
     let progress = bar("indexing", corpus.passages() as u64);
     let index = SparseIndex::build(
-        &folder.path().join("index"),
+        folder.path().join("index"),
         corpus.texts(),
         language,
         &mut |n| {
-            progress.set_position(n as u64);
+            progress.set_position(n);
         },
     )?;
     progress.finish_and_clear();

@@ -131,7 +131,7 @@ fn sparse(corpus: &Corpus, recipe: &Recipe, text: &str, k: usize) -> Result<Vec<
     };
     let folder = tempfile::tempdir()?;
     let index = SparseIndex::build(
-        &folder.path().join("index"),
+        folder.path().join("index"),
         corpus.texts(),
         language,
         &mut |_| {},

@@ -229,7 +229,7 @@ mod tests {
                 "train".to_owned(),
                 QueriesEntry {
                     file: "queries-train.arrow".into(),
-                    queries,
+                    queries: u32::try_from(queries).unwrap(),
                     positives: queries,
                     size: queries * 100,
                     sha256: String::new(),
