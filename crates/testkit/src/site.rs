@@ -4,6 +4,7 @@
 use crate::collection::{SIZES, write_collection};
 use crate::finished::Finished;
 use crate::model::write_model;
+use crate::processes::{Signal, processes_naming, signal};
 use crate::programs::program;
 use crate::running::Running;
 use crate::store::RunStore;
@@ -181,5 +182,14 @@ impl Site {
     #[must_use]
     pub fn command(&self, name: &str, arguments: &[&str]) -> Finished {
         Running::start(&program(name), arguments, self.store("no-store")).wait_within(LIMIT)
+    }
+}
+
+impl Drop for Site {
+    /// Ends what a failed test left running.
+    fn drop(&mut self) {
+        for process in processes_naming(self.folder()) {
+            let _ = signal(process.pid, Signal::Kill);
+        }
     }
 }

@@ -82,7 +82,7 @@ fn recipes() {
 }
 
 #[test]
-#[ignore = "quarry run does not check index.kind before it starts"]
+#[ignore = "IndexSpec::check accepts factory strings that faiss cannot parse"]
 fn an_index_that_cannot_be_built() {
     let site = Site::new();
     assert_run_refused(
@@ -320,7 +320,7 @@ fn a_corrupt_checkpoint_in_the_store() {
 
 /// The trainer may wait for a generation; it must not wait for one that cannot come.
 #[test]
-#[ignore = "a generation whose every task fails is given up only after minutes, and a blocked trainer then waits for ever"]
+#[ignore = "`quarry run` does not notice that a blocked trainer waits for a generation that was given up"]
 fn a_run_that_cannot_get_fresher_negatives_ends() {
     let site = Site::new();
     let run = site.start("store", &["--set", "index.kind=IVF9999,Flat"]);

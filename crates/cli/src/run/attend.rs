@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// given up.
 const HOPELESS: Duration = Duration::from_secs(15);
 
+/// The same for a trainer that waits for fresher negatives.
+const HOPELESS_BLOCKED: Duration = Duration::from_secs(60);
+
 /// How the processes ended.
 pub enum Exit {
     /// Every step was taken.
@@ -169,8 +172,8 @@ async fn glance(client: &mut Option<Client>, url: &str) -> Option<GetRunResponse
     answer.ok().map(tonic::Response::into_inner)
 }
 
-/// Notices a run that can never begin: generation 0 was given up, so the trainer
-/// would wait for ever.
+/// Notices a run that cannot go on: the trainer waits for negatives, none are in
+/// the making, and the coordinator says what is wrong.
 #[derive(Default)]
 struct Stuck {
     since: Option<Instant>,
@@ -178,14 +181,16 @@ struct Stuck {
 
 impl Stuck {
     fn judge(&mut self, run: &GetRunResponse) -> Option<String> {
-        let hopeless = run.active.is_none() && run.open.is_none() && !run.trouble.is_empty();
-        if !hopeless {
+        let blocked = run.trainer.as_ref().is_some_and(|trainer| trainer.blocked);
+        let waits = run.active.is_none() || blocked;
+        if !waits || run.open.is_some() || run.trouble.is_empty() {
             self.since = None;
             return None;
         }
         let since = *self.since.get_or_insert_with(Instant::now);
-        (since.elapsed() > HOPELESS)
-            .then(|| format!("no generation of negatives can be made: {}", run.trouble))
+        // A blocked trainer first uploads a checkpoint for the next attempt.
+        let limit = if blocked { HOPELESS_BLOCKED } else { HOPELESS };
+        (since.elapsed() > limit).then(|| format!("no negatives can be made: {}", run.trouble))
     }
 }
 

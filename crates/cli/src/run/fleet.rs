@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use quarry_service::signals::STOP_WITH_PARENT;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -178,7 +179,9 @@ impl Fleet {
             worker.stop().await?;
         }
         self.coordinator.stop().await?;
-        if !trainer.success() {
+        // Asked to stop before it could listen, it had nothing to publish yet.
+        let unheard = trainer.signal() == Some(Signal::TERM.as_raw());
+        if !trainer.success() && !unheard {
             bail!("the trainer ended with {trainer}: {words}");
         }
         Ok(())
