@@ -32,7 +32,7 @@ async fn main() -> ExitCode {
     match run(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("quarry-coordinator: {error:#}");
             ExitCode::from(exit_code(&error))
         }
     }

@@ -80,6 +80,17 @@ impl IndexSpec {
             _ => Ok(()),
         }
     }
+
+    /// Checks the spec for vectors of dimension `dim` by having faiss parse it.
+    ///
+    /// # Errors
+    /// As [`Self::check`]; and a factory string that faiss does not know, or that
+    /// does not fit the dimension.
+    pub fn check_for(&self, dim: usize) -> Result<(), IndexError> {
+        self.check()?;
+        let factory = Factory::parse(&self.factory)?;
+        Native::new(&factory.description, dim).map(|_| ())
+    }
 }
 
 /// A faiss index over consecutive corpus rows.

@@ -36,7 +36,6 @@ fn ctrl_c_stops_everything_and_resume_finishes() {
 }
 
 #[test]
-#[ignore = "a trainer that SIGTERM reaches before it listens for signals makes `quarry run` exit 1 instead of 130"]
 fn ctrl_c_before_the_first_step_leaves_nothing_behind() {
     let site = Site::new();
     let store = site.store("store");
@@ -49,7 +48,6 @@ fn ctrl_c_before_the_first_step_leaves_nothing_behind() {
 }
 
 #[test]
-#[ignore = "Fleet::stop sends SIGTERM to each inferencer twice, and the second ends it at once"]
 fn ctrl_c_lets_every_inferencer_end_in_order() {
     let site = Site::new();
     let store = site.store("store");

@@ -82,7 +82,6 @@ fn recipes() {
 }
 
 #[test]
-#[ignore = "IndexSpec::check accepts factory strings that faiss cannot parse"]
 fn an_index_that_cannot_be_built() {
     let site = Site::new();
     assert_run_refused(
@@ -220,7 +219,6 @@ fn addresses() {
 }
 
 #[test]
-#[ignore = "quarry-coordinator says `error:` where the others say their name"]
 fn a_coordinator_without_a_store() {
     let site = Site::new();
     let store = site.path("nothing-here");
@@ -320,7 +318,6 @@ fn a_corrupt_checkpoint_in_the_store() {
 
 /// The trainer may wait for a generation; it must not wait for one that cannot come.
 #[test]
-#[ignore = "`quarry run` does not notice that a blocked trainer waits for a generation that was given up"]
 fn a_run_that_cannot_get_fresher_negatives_ends() {
     let site = Site::new();
     let run = site.start("store", &["--set", "index.kind=IVF9999,Flat"]);

@@ -60,8 +60,9 @@ pub fn execute(args: &PrepareArgs) -> Result<ExitCode> {
     };
     let model = model_source::resolve(&args.model)?;
     let tokenizer = TextTokenizer::from_dir(&model)?;
-    let options =
-        setup::prepare_options(&recipe, &args.data, ModelFolder::open(&model)?.max_length)?;
+    let folder = ModelFolder::open(&model)?;
+    setup::check_search_keys(&recipe, usize::try_from(folder.config.hidden_size)?)?;
+    let options = setup::prepare_options(&recipe, &args.data, folder.max_length)?;
     let (location, manifest) = block_on(async {
         let store = Store::open(&args.store).await?;
         store.probe_create_if_absent().await?;

@@ -12,6 +12,7 @@ use quarry_proto::v1::{
     GetRunRequest, GetRunResponse, ListGenerationsRequest, ListGenerationsResponse,
 };
 use quarry_recipe::Recipe;
+use quarry_service::CancellationToken;
 use quarry_service::channel::ServiceChannel;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -62,12 +63,14 @@ pub async fn conduct(
     };
     let listen = listen.map_or_else(free_listen, str::to_owned);
     let workers = recipe.fleet.workers;
+    // Before any process exists: from here on Ctrl-C stops them in order.
+    let interrupted = quarry_service::signals::shutdown()?;
     let mut fleet = Fleet::start(place, &listen, workers, threads, resume).await?;
     let url = format!("http://{}", fleet.address());
     eprintln!(
         "coordinator on {url}; {workers} inferencer(s); follow it with: quarry status --coordinator {url} --watch"
     );
-    let outcome = attend(&mut fleet, &url).await;
+    let outcome = attend(&mut fleet, &url, &interrupted).await;
     let last = match &outcome {
         Ok(Exit::Done) => tokio::time::timeout(PATIENCE, last_look(&url)).await,
         _ => Ok(Ok((false, ListGenerationsResponse::default()))),
@@ -121,11 +124,10 @@ fn free_listen() -> String {
 }
 
 /// Watches until the trainer ends, somebody interrupts, or the fleet fails.
-async fn attend(fleet: &mut Fleet, url: &str) -> Result<Exit> {
+async fn attend(fleet: &mut Fleet, url: &str, interrupted: &CancellationToken) -> Result<Exit> {
     let mut progress = Progress::new();
     let mut client: Option<Client> = None;
     let mut stuck = Stuck::default();
-    let interrupted = quarry_service::signals::shutdown()?;
     loop {
         let look = async {
             tokio::time::sleep(GLANCE).await;

@@ -170,15 +170,17 @@ impl Fleet {
     /// # Errors
     /// If a process cannot be waited for, or the trainer could not publish.
     pub async fn stop(mut self) -> Result<()> {
-        let trainer = self.trainer.stop().await?;
+        self.trainer.signal();
+        let trainer = self.trainer.ended().await?;
         let words = self.trainer.last_words(&self.place);
         for worker in &self.workers {
             worker.signal();
         }
         for worker in &mut self.workers {
-            worker.stop().await?;
+            worker.ended().await?;
         }
-        self.coordinator.stop().await?;
+        self.coordinator.signal();
+        self.coordinator.ended().await?;
         // Asked to stop before it could listen, it had nothing to publish yet.
         let unheard = trainer.signal() == Some(Signal::TERM.as_raw());
         if !trainer.success() && !unheard {
@@ -313,8 +315,9 @@ impl Program {
         }
     }
 
-    async fn stop(&mut self) -> Result<ExitStatus> {
-        self.signal();
+    /// Waits for the end of a process that was asked to stop. Asking twice would
+    /// make it end at once.
+    async fn ended(&mut self) -> Result<ExitStatus> {
         if let Ok(status) = tokio::time::timeout(STOP_LIMIT, self.child.wait()).await {
             return Ok(status?);
         }

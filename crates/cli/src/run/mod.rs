@@ -173,6 +173,7 @@ async fn new_run(
     let model = model_source::resolve(model)?;
     let model_folder = ModelFolder::open(&model)?;
     let tokenizer = TextTokenizer::from_dir(&model)?;
+    setup::check_search_keys(recipe, usize::try_from(model_folder.config.hidden_size)?)?;
     let options = setup::prepare_options(recipe, data, model_folder.max_length)?;
     eprintln!("preparing {} …", data.display());
     let (corpus, manifest) = setup::publish_collection(store, data, &tokenizer, &options).await?;

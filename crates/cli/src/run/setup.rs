@@ -22,7 +22,6 @@ const SPECIALS: usize = 2;
 /// # Errors
 /// If the folder looks like no known layout.
 pub fn prepare_options(recipe: &Recipe, data: &Path, max_length: usize) -> Result<PrepareOptions> {
-    check_search_keys(recipe)?;
     let given = match recipe.data.format.as_str() {
         "auto" => None,
         name => Some(
@@ -65,8 +64,9 @@ pub fn prepare_options(recipe: &Recipe, data: &Path, max_length: usize) -> Resul
 /// known which languages and index kinds exist.
 ///
 /// # Errors
-/// If `data.language` or `index.kind` names nothing, with the key.
-pub fn check_search_keys(recipe: &Recipe) -> Result<()> {
+/// If `data.language` or `index.kind` names nothing, or does not fit vectors of
+/// dimension `dim`, with the key.
+pub fn check_search_keys(recipe: &Recipe, dim: usize) -> Result<()> {
     if recipe.data.language != "auto" {
         recipe
             .data
@@ -76,7 +76,7 @@ pub fn check_search_keys(recipe: &Recipe) -> Result<()> {
     }
     if recipe.index.kind != "exact" {
         IndexSpec::new(recipe.index.kind.as_str())
-            .check()
+            .check_for(dim)
             .map_err(|e| anyhow::anyhow!("recipe key `index.kind`: {e}"))?;
     }
     Ok(())
