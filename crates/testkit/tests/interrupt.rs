@@ -67,7 +67,7 @@ fn ctrl_c_lets_every_inferencer_end_in_order() {
     assert_eq!(run.wait().code, Some(130));
     let log = store.log("inferencer-0");
     assert!(
-        log.contains("worker ends") && !log.contains("second signal"),
+        log.contains("worker ends") && !log.contains("second signal, exiting"),
         "{log}"
     );
 }
