@@ -23,7 +23,10 @@ fn train_while(
 ) -> anyhow::Result<()> {
     std::thread::scope(|scope| {
         let training = scope.spawn(|| run_until(options, &run.runtime, stop));
+        // A failed check must end the training too, or the scope waits for ever.
+        let guard = stop.clone().drop_guard();
         meanwhile();
+        guard.disarm();
         training.join().unwrap()
     })
 }
@@ -207,7 +210,8 @@ fn a_refused_refresh_leaves_the_old_generation_in_use() {
     let stub = Stub::start(&script);
     let stop = CancellationToken::new();
     train_while(&run, &run.options(&stub.url()), &stop, || {
-        until("training", || run.lines().len() > 5);
+        // Reports go out in the background: steps alone do not say that one arrived.
+        until("the report of the first", || generations(&script) == [0]);
         script.announce(&bad);
         let seen = run.lines().len();
         until("more steps", || run.lines().len() > seen + 50);
