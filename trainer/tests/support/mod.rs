@@ -144,7 +144,10 @@ impl TinyRun {
 
     pub fn lines(&self) -> Vec<StepLine> {
         let text = std::fs::read_to_string(self.losses()).unwrap_or_default();
-        text.lines()
+        // A last line that is still being written does not count.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
     }
