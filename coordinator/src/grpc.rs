@@ -2,7 +2,9 @@
 //! answers out. Decides nothing; checks only what the wire cannot express.
 
 use crate::handle::{Handle, RequestError};
-use crate::state::{Announcement, Answer, Event, LeaseKey, Rejected, TaskKey, TrainerReport};
+use crate::state::{
+    Announcement, Answer, Event, LeaseKey, Refusal, Rejected, TaskKey, TrainerReport,
+};
 use crate::status;
 use futures::stream::BoxStream;
 use futures::{StreamExt, future};
@@ -82,6 +84,14 @@ fn announce(announcement: Announcement) -> v1::WatchGenerationsResponse {
         generation: announcement.generation,
         checkpoint: Some(announcement.checkpoint.into()),
         manifest: Some(announcement.manifest.into()),
+    }
+}
+
+fn refused_generation(refusal: v1::Refusal) -> Refusal {
+    Refusal {
+        activation: refusal.activation,
+        generation: refusal.generation,
+        reason: refusal.reason,
     }
 }
 
@@ -228,6 +238,7 @@ impl Coordinator for Service {
             pairs_per_second: message.pairs_per_second,
             generation: message.generation,
             blocked: message.blocked,
+            refusal: message.refusal.map(refused_generation),
         };
         self.report(Event::TrainerProgressed(report)).await?;
         Ok(Response::new(v1::ReportProgressResponse {}))

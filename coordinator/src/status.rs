@@ -63,7 +63,7 @@ fn summary(
 }
 
 fn trainer(state: &State, now: Timestamp) -> Option<v1::TrainerStatus> {
-    let (at, report) = state.trainer?;
+    let (at, report) = state.trainer.as_ref()?;
     Some(v1::TrainerStatus {
         step: report.step,
         total_steps: report.total_steps,
@@ -71,7 +71,7 @@ fn trainer(state: &State, now: Timestamp) -> Option<v1::TrainerStatus> {
         pairs_per_second: report.pairs_per_second,
         generation: report.generation,
         blocked: report.blocked,
-        seconds_since_report: seconds(now.since(at)),
+        seconds_since_report: seconds(now.since(*at)),
     })
 }
 

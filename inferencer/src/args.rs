@@ -1,9 +1,9 @@
 //! The command line of `quarry-inferencer`.
 
 use clap::Parser;
+use quarry_service::DeviceChoice;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use tch::Device;
 
 /// Encode, index, search and mine for a run: pulls tasks from its coordinator
@@ -74,76 +74,29 @@ Example, one worker a GPU on a machine with two:
   quarry-inferencer --coordinator http://head:7600 --store s3://bucket/run --device cuda:0 --threads 8
   quarry-inferencer --coordinator http://head:7600 --store s3://bucket/run --device cuda:1 --threads 8";
 
-/// What `--device` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The first GPU, or the CPU if there is none.
-    Auto,
-    /// The CPU, also where there is a GPU.
-    Cpu,
-    /// This GPU and no other.
-    Cuda(usize),
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            _ => (text.strip_prefix("cuda:").and_then(|n| n.parse().ok()))
-                .map(Self::Cuda)
-                .ok_or_else(|| "write auto, cpu or cuda:N".to_owned()),
-        }
-    }
-}
-
-impl DeviceChoice {
+impl Args {
     /// The device to compute on. Loads CUDA unless the CPU was asked for, so it
     /// must come before any other use of libtorch.
     ///
     /// # Errors
     /// If the GPU that was asked for is not there.
-    pub fn resolve(self) -> anyhow::Result<Device> {
-        if self == Self::Cpu {
-            return Ok(Device::Cpu);
-        }
-        let loaded = match quarry_torch_ext::load_cuda() {
-            Ok(loaded) => loaded,
-            Err(error) if self == Self::Auto => {
-                tracing::warn!(%error, "CUDA cannot be loaded; computing on the CPU");
-                false
-            }
-            Err(error) => return Err(error.into()),
+    pub fn claim_device(&self) -> anyhow::Result<Device> {
+        let loaded = match self.device {
+            DeviceChoice::Cpu => false,
+            choice => match quarry_torch_ext::load_cuda() {
+                Err(error) if choice == DeviceChoice::Auto => {
+                    tracing::warn!(%error, "CUDA cannot be loaded; computing on the CPU");
+                    false
+                }
+                outcome => outcome?,
+            },
         };
-        let count = if loaded {
+        let gpus = if loaded {
             tch::Cuda::device_count().unsigned_abs() as usize
         } else {
             0
         };
-        match self {
-            Self::Cuda(n) if n < count => Ok(Device::Cuda(n)),
-            Self::Cuda(n) => anyhow::bail!(
-                "--device cuda:{n} is not there: this machine shows {count} GPUs to libtorch; give another device or cpu"
-            ),
-            Self::Auto if count > 0 => Ok(Device::Cuda(0)),
-            Self::Auto | Self::Cpu => Ok(Device::Cpu),
-        }
-    }
-}
-
-impl Args {
-    /// The cache folder.
-    #[must_use]
-    pub fn cache_folder(&self) -> PathBuf {
-        let under = |key, sub: &str| std::env::var_os(key).map(|dir| PathBuf::from(dir).join(sub));
-        self.cache
-            .clone()
-            .or_else(|| under("XDG_CACHE_HOME", "quarry"))
-            .or_else(|| under("HOME", ".cache/quarry"))
-            .unwrap_or_else(|| std::env::temp_dir().join("quarry-cache"))
+        Ok(self.device.gpu(gpus)?.map_or(Device::Cpu, Device::Cuda))
     }
 }
 
@@ -153,18 +106,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_options_are_consistent_and_devices_are_read() {
+    fn the_options_are_consistent() {
         Args::command().debug_assert();
-        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
-        assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
-        for wrong in ["gpu", "cuda:", "cuda:x", "CPU", ""] {
-            assert!(
-                wrong
-                    .parse::<DeviceChoice>()
-                    .unwrap_err()
-                    .contains("cuda:N"),
-                "{wrong}"
-            );
-        }
     }
 }

@@ -22,7 +22,7 @@ mod tasks;
 mod worker;
 mod workshop;
 
-pub use args::{Args, DeviceChoice};
+pub use args::Args;
 pub use depot::Depot;
 pub use engine::{Engine, Perform};
 pub use error::TaskError;

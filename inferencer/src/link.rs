@@ -8,6 +8,7 @@ use quarry_proto::v1::coordinator_client::CoordinatorClient;
 use quarry_proto::{Lease, TaskOutput, v1};
 use quarry_service::auth::SendToken;
 use quarry_service::channel::endpoint;
+use quarry_service::patience::within;
 use quarry_service::{ServiceChannel, ServiceError, Token};
 use std::time::Duration;
 use tonic::Status;
@@ -149,18 +150,5 @@ impl Link {
         })
         .await?;
         Ok(())
-    }
-}
-
-async fn within<T>(
-    limit: Duration,
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, Status> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(answer) => answer.map(tonic::Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!(
-            "no answer in {} s",
-            limit.as_secs()
-        ))),
     }
 }

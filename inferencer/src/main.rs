@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 
 fn work(args: &Args) -> anyhow::Result<()> {
     // CUDA is loaded before anything else asks libtorch for it.
-    let device = args.device.resolve()?;
+    let device = args.claim_device()?;
     let runtime = threads::runtime("quarry-inferencer", IO_THREADS)?;
     let ended = runtime.block_on(async { run(args, device, signals::shutdown()?).await })?;
     tracing::info!(?ended, "worker ends");

@@ -10,6 +10,7 @@ use crate::workshop::Workshop;
 use anyhow::Context;
 use quarry_artifacts::{RunDocument, Store};
 use quarry_recipe::Recipe;
+use quarry_service::args::cache_folder;
 use quarry_service::health::Health;
 use quarry_service::{CancellationToken, Token, threads};
 use std::time::Duration;
@@ -72,7 +73,7 @@ fn engine(
     device: Device,
     threads: usize,
 ) -> anyhow::Result<Engine> {
-    let cache = args.cache_folder();
+    let cache = cache_folder(args.cache.as_deref());
     let recipe: Recipe = serde_json::from_value(document.recipe.clone())
         .context("the recipe in run.json cannot be read by this version")?;
     let bytes = (recipe.fleet.cache_gib.max(0.0) * f64::from(1 << 30)) as u64;

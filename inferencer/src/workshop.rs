@@ -14,6 +14,7 @@ use quarry_index::{Search, SparseIndex};
 use quarry_model::{LoadOptions, Pooling, Precision};
 use quarry_proto::{Task, TaskOutput, Work};
 use quarry_recipe::Recipe;
+use quarry_service::cpu::has_native_bf16;
 use std::sync::Arc;
 use tch::Device;
 
@@ -123,17 +124,7 @@ fn precision(wanted: quarry_recipe::Precision, device: Device) -> Precision {
     match wanted {
         quarry_recipe::Precision::F32 => Precision::F32,
         quarry_recipe::Precision::Bf16 => Precision::Bf16,
-        quarry_recipe::Precision::Auto if device.is_cuda() || native_bf16() => Precision::Bf16,
+        quarry_recipe::Precision::Auto if device.is_cuda() || has_native_bf16() => Precision::Bf16,
         quarry_recipe::Precision::Auto => Precision::F32,
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn native_bf16() -> bool {
-    std::arch::is_x86_feature_detected!("avx512bf16")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn native_bf16() -> bool {
-    false
 }

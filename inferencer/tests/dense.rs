@@ -7,6 +7,7 @@ use quarry_corpus::{CandidateList, Corpus, Embeddings, NegativesBlock, QuerySet}
 use quarry_inferencer::{Perform, Progress, TaskError};
 use quarry_model::{DualEncoder, LoadOptions, PackedBatch, TextTokenizer};
 use quarry_proto::{Block, Role, TaskOutput, Work};
+use std::collections::BTreeSet;
 use support::{DUPLICATE, PASSAGES, TinyRun, dev, train};
 
 fn corpus(tiny: &TinyRun) -> Corpus {
@@ -93,6 +94,13 @@ fn embeddings_are_those_of_each_text_alone_and_repeat_bitwise() {
     assert_eq!(tiny.encode_shards(), shards);
 }
 
+/// The positives of every query that asks what query `q` asks, by row.
+fn known_positives(queries: &QuerySet, q: usize) -> Vec<u32> {
+    let twins = (0..queries.len()).filter(|other| queries.text(*other) == queries.text(q));
+    let rows: BTreeSet<u32> = twins.flat_map(|twin| queries.positives(twin)).collect();
+    rows.into_iter().collect()
+}
+
 #[test]
 fn negatives_and_counts_equal_brute_force() {
     let mut tiny = TinyRun::new(|_| ());
@@ -107,8 +115,7 @@ fn negatives_and_counts_equal_brute_force() {
     let mut expected = std::collections::BTreeMap::<&str, u64>::new();
     let mut add = |name, by: usize| *expected.entry(name).or_default() += by as u64;
     for (q, list) in found.iter().enumerate() {
-        let mut positives: Vec<u32> = set.positives(q).collect();
-        positives.sort_unstable();
+        let positives = known_positives(&set, q);
         let ranked = ranking(&queries_f[q], &passages);
         let score = |row: u32| ranked.iter().find(|(r, _)| *r == row).unwrap().1;
         let lowest = positives
@@ -158,13 +165,15 @@ fn negatives_and_counts_equal_brute_force() {
         );
     }
     assert!(
-        expected["positives_masked"] > 0 && expected["above_positive"] > 0,
+        ["positives_masked", "above_positive", "kept"]
+            .iter()
+            .all(|name| expected[name] > 0),
         "{expected:?}"
     );
 }
 
 #[test]
-fn a_duplicate_of_a_positives_text_is_no_negative() {
+fn a_positive_of_an_equal_question_is_no_negative() {
     // Without the positive-aware filter, which would hide it too.
     let mut tiny = TinyRun::new(|r| {
         r.mining.max_positive_ratio = 0.0;
@@ -174,16 +183,18 @@ fn a_duplicate_of_a_positives_text_is_no_negative() {
     let shards = tiny.encode_shards();
     let output = merge(&mut tiny, &train(), &[&shards]);
     let found = negatives(&tiny, &output);
-    assert_eq!(found[0].positives, [0]);
+    // Queries 0 and 10 ask the same; the positive of the one repeats that of the other.
+    assert_eq!(found[0].positives, [0, DUPLICATE]);
+    assert_eq!(found[10].positives, [0, DUPLICATE]);
     assert!(!found[0].rows.contains(&DUPLICATE), "{:?}", found[0].rows);
     assert!(
         found[3].rows.contains(&DUPLICATE),
         "it is a negative of other queries"
     );
-    // Query 0 has passage 0 as its positive; query 10 has passage 40, repeated by 0.
-    assert_eq!(output.counts["text_duplicates"], 2);
-    assert_eq!(output.counts["positives_masked"], 13);
-    assert_eq!(output.counts["kept"], (12 * PASSAGES - 13 - 2) as u64);
+    // Twelve queries with a positive, one with another, two that share theirs.
+    assert_eq!(output.counts["positives_masked"], 15);
+    assert_eq!(output.counts["text_duplicates"], 0);
+    assert_eq!(output.counts["kept"], (12 * PASSAGES - 15) as u64);
 }
 
 #[test]
@@ -299,7 +310,7 @@ fn a_damaged_shard_is_refused_by_name() {
 fn embeddings_of_another_checkpoint_are_refused() {
     let mut tiny = TinyRun::new(|_| ());
     let shards = tiny.encode_shards();
-    tiny.checkpoint = tiny.checkpoint(100, 8);
+    tiny.checkpoint = tiny.publish(100, &tiny.model(8));
     let query_embeddings = vec![tiny.make(
         Work::EncodeQueries { block: train() },
         Role::QueryEmbeddings,
@@ -350,8 +361,7 @@ fn a_missing_partition_or_shard_is_noticed() {
 #[test]
 fn a_vector_that_is_not_finite_is_refused_with_its_passage() {
     let mut tiny = TinyRun::new(|_| ());
-    let dir = tiny.folder.path().join("model-9");
-    support::write_model(&dir, 9);
+    let dir = tiny.model(9);
     let path = dir.join("model.safetensors");
     let mut weights = tch::Tensor::read_safetensors(&path).unwrap();
     // Only one word is broken: passages without it must not be named.
@@ -363,9 +373,7 @@ fn a_vector_that_is_not_finite_is_refused_with_its_passage() {
         .unwrap();
     let _ = table.1.get(i64::from(word)).fill_(f64::NAN);
     tch::Tensor::write_safetensors(&weights, &path).unwrap();
-    let origin = quarry_artifacts::CheckpointOrigin::default();
-    let published = quarry_artifacts::publish_checkpoint(&tiny.store, 5, &dir, origin);
-    tiny.checkpoint = tiny.runtime.block_on(published).unwrap().reference();
+    tiny.checkpoint = tiny.publish(5, &dir);
     let sentence = refusal(tiny.perform(Work::EncodeShard { shard: 0 }));
     assert!(sentence.contains("is not finite"), "{sentence}");
     let named: u32 = sentence
@@ -383,14 +391,11 @@ fn a_vector_that_is_not_finite_is_refused_with_its_passage() {
 #[test]
 fn a_model_with_another_tokenizer_is_refused() {
     let mut tiny = TinyRun::new(|_| ());
-    let dir = tiny.folder.path().join("model-10");
-    support::write_model(&dir, 10);
+    let dir = tiny.model(10);
     let path = dir.join("tokenizer.json");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{text} ")).unwrap();
-    let origin = quarry_artifacts::CheckpointOrigin::default();
-    let published = quarry_artifacts::publish_checkpoint(&tiny.store, 6, &dir, origin);
-    tiny.checkpoint = tiny.runtime.block_on(published).unwrap().reference();
+    tiny.checkpoint = tiny.publish(6, &dir);
     let sentence = refusal(tiny.perform(Work::EncodeShard { shard: 0 }));
     assert!(sentence.contains("tokenizer"), "{sentence}");
 }

@@ -1,12 +1,10 @@
 //! The program itself: a task from lease to completion, a signal, bad options.
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code)] // Each test file uses its part.
-mod coordinator_stub;
 mod support;
 
-use coordinator_stub::{Script, Stub};
 use quarry_proto::{Lease, Role, TaskOutput, Work};
+use quarry_testkit::coordinator::{Script, Stub};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use support::{TinyRun, train};
@@ -29,7 +27,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let script = Script::default();
-        let stub = Stub::start("127.0.0.1:0".parse().unwrap(), &script, None);
+        let stub = Stub::start(&script);
         Self {
             tiny: TinyRun::new(|_| ()),
             script,
@@ -46,7 +44,7 @@ impl Fixture {
             duration_ms: 20_000,
             task,
         };
-        self.script.record().leases.push_back(lease.into());
+        self.script.orders().leases.push_back(lease.into());
     }
 
     fn start(&self) -> Child {
@@ -106,15 +104,15 @@ fn it_does_its_tasks_and_exits_with_0_when_the_run_is_finished() {
         log.contains("task done") && log.contains("encode shard 2") && log.contains("items=10"),
         "{log}"
     );
-    let record = fixture.script.record();
+    let heard = fixture.script.heard();
     assert_eq!(
-        record.completed.iter().map(|c| c.lease).collect::<Vec<_>>(),
+        heard.completed.iter().map(|c| c.lease).collect::<Vec<_>>(),
         [1, 3]
     );
-    assert!(record.returned[0].failed && record.returned[0].reason.contains("3 shards"));
+    assert!(heard.returned[0].failed && heard.returned[0].reason.contains("3 shards"));
     // What the process published is what this one makes.
-    let made = TaskOutput::try_from(record.completed[0].output.clone().unwrap()).unwrap();
-    drop(record);
+    let made = TaskOutput::try_from(heard.completed[0].output.clone().unwrap()).unwrap();
+    drop(heard);
     let here = fixture
         .tiny
         .make(Work::EncodeShard { shard: 2 }, Role::Embeddings);
@@ -124,11 +122,11 @@ fn it_does_its_tasks_and_exits_with_0_when_the_run_is_finished() {
 #[test]
 fn it_exits_with_0_on_sigterm() {
     let fixture = Fixture::new();
-    fixture.script.record().open = true;
+    fixture.script.orders().open = true;
     fixture.lease(1, Work::EncodeShard { shard: 0 });
     let child = fixture.start();
     let deadline = Instant::now() + Duration::from_secs(30);
-    while fixture.script.record().completed.is_empty() {
+    while fixture.script.heard().completed.is_empty() {
         assert!(Instant::now() < deadline, "the task was not done");
         std::thread::sleep(Duration::from_millis(20));
     }

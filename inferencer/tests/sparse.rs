@@ -5,7 +5,7 @@ mod support;
 
 use quarry_corpus::{Corpus, NegativesBlock, QuerySet};
 use quarry_proto::{Role, Work};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use support::{DUPLICATE, TinyRun, dev, train};
 
 const K1: f64 = 1.2;
@@ -60,6 +60,13 @@ fn collection(tiny: &TinyRun) -> Collection {
     }
 }
 
+/// The positives of every query that asks what query `q` asks, by row.
+fn known_positives(queries: &QuerySet, q: usize) -> Vec<u32> {
+    let twins = (0..queries.len()).filter(|other| queries.text(*other) == queries.text(q));
+    let rows: BTreeSet<u32> = twins.flat_map(|twin| queries.positives(twin)).collect();
+    rows.into_iter().collect()
+}
+
 #[test]
 fn negatives_equal_the_formula() {
     let mut tiny = TinyRun::new(|_| ());
@@ -82,8 +89,7 @@ fn negatives_equal_the_formula() {
     assert_eq!(block.len(), 12);
     for q in 0..block.len() {
         let ranked = bm25(queries.text(q), &passages);
-        let mut positives: Vec<u32> = queries.positives(q).collect();
-        positives.sort_unstable();
+        let positives = known_positives(&queries, q);
         let mut expected = Vec::new();
         for (row, score) in ranked.iter().take(mining.depth + positives.len()) {
             let repeats = positives
@@ -120,7 +126,7 @@ fn negatives_equal_the_formula() {
         ),
         (duplicates, masked)
     );
-    assert!(duplicates > 0 && masked > 0);
+    assert!(masked > block.len() as u64);
     assert!(!block.negatives(0).contains(&DUPLICATE));
 }
 

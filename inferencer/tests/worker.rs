@@ -2,14 +2,11 @@
 //! cancellation, failure, shutdown, and a coordinator that restarts.
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code)] // Each test file uses its part.
-mod coordinator_stub;
-
-use coordinator_stub::{Script, Stub};
 use quarry_artifacts::{CheckpointRef, Digest, layout};
 use quarry_inferencer::{Ended, Engine, Link, Perform, Progress, TaskError, Worker};
 use quarry_proto::{Lease, Task, TaskOutput, Work};
 use quarry_service::{CancellationToken, Token};
+use quarry_testkit::coordinator::{Script, Stub};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -86,8 +83,8 @@ struct Fixture {
 impl Fixture {
     fn new(leases: &[(u64, u32)]) -> Self {
         let script = Script::default();
-        script.record().leases = leases.iter().map(|&(id, shard)| lease(id, shard)).collect();
-        let stub = Stub::start("127.0.0.1:0".parse().unwrap(), &script, None);
+        script.orders().leases = leases.iter().map(|&(id, shard)| lease(id, shard)).collect();
+        let stub = Stub::start(&script);
         let addr = stub.addr;
         Self {
             script,
@@ -130,8 +127,8 @@ fn run(url: &str, actor: Actor, shutdown: &CancellationToken) -> Result<Ended, S
 fn a_task_is_done_with_heartbeats_beside_it_and_the_run_ends() {
     let fixture = Fixture::new(&[(1, 40), (2, 1)]);
     assert_eq!(fixture.start().join().unwrap().unwrap(), Ended::RunFinished);
-    let record = fixture.script.record();
-    let first = || record.heartbeats.iter().filter(|b| b.lease == 1);
+    let heard = fixture.script.heard();
+    let first = || heard.heartbeats.iter().filter(|b| b.lease == 1);
     let beats: Vec<f64> = first().map(|b| b.progress).collect();
     // With the task's name a restarted coordinator can take the lease over.
     assert!(first().all(|b| (b.epoch, b.generation, b.task) == (1, Some(3), Some(40))));
@@ -141,36 +138,36 @@ fn a_task_is_done_with_heartbeats_beside_it_and_the_run_ends() {
         beats.windows(2).all(|w| w[0] <= w[1]) && beats.iter().any(|b| *b > 0.3),
         "{beats:?}"
     );
-    let done: Vec<_> = record
+    let done: Vec<_> = heard
         .completed
         .iter()
         .map(|c| (c.lease, c.epoch, c.generation, c.task))
         .collect();
     assert_eq!(done, [(1, 1, 3, 40), (2, 1, 3, 1)]);
     assert_eq!(
-        record.completed[0].output.as_ref().unwrap().counts["steps"],
+        heard.completed[0].output.as_ref().unwrap().counts["steps"],
         40
     );
-    assert_eq!(record.completed[0].worker, "worker-a");
-    assert!(record.returned.is_empty());
+    assert_eq!(heard.completed[0].worker, "worker-a");
+    assert!(heard.returned.is_empty());
 }
 
 #[test]
 fn a_cancelled_task_stops_at_once_and_is_neither_delivered_nor_returned() {
     let fixture = Fixture::new(&[(1, 5000), (2, 1)]);
-    fixture.script.record().cancel.push(1);
+    fixture.script.orders().cancel.push(1);
     let started = Instant::now();
     assert_eq!(fixture.start().join().unwrap().unwrap(), Ended::RunFinished);
     assert!(
         started.elapsed() < Duration::from_secs(10),
         "50 s of work were not cut short"
     );
-    let record = fixture.script.record();
+    let heard = fixture.script.heard();
     assert_eq!(
-        record.completed.iter().map(|c| c.lease).collect::<Vec<_>>(),
+        heard.completed.iter().map(|c| c.lease).collect::<Vec<_>>(),
         [2]
     );
-    assert!(record.returned.is_empty());
+    assert!(heard.returned.is_empty());
 }
 
 #[test]
@@ -181,13 +178,13 @@ fn a_finished_output_outlives_a_restart_of_the_coordinator() {
     drop(fixture.stub.take());
     // The task ends meanwhile, and its delivery fails for a while.
     std::thread::sleep(Duration::from_millis(1500));
-    assert!(fixture.script.record().completed.is_empty());
-    fixture.stub = Some(Stub::start(fixture.addr, &fixture.script, None));
+    assert!(fixture.script.heard().completed.is_empty());
+    fixture.stub = Some(Stub::start_at(fixture.addr, &fixture.script, None));
     assert_eq!(worker.join().unwrap().unwrap(), Ended::RunFinished);
-    let record = fixture.script.record();
-    assert_eq!(record.completed.len(), 1);
+    let heard = fixture.script.heard();
+    assert_eq!(heard.completed.len(), 1);
     assert_eq!(
-        record.completed[0].output.as_ref().unwrap().counts["steps"],
+        heard.completed[0].output.as_ref().unwrap().counts["steps"],
         60
     );
 }
@@ -196,8 +193,8 @@ fn a_finished_output_outlives_a_restart_of_the_coordinator() {
 fn a_failed_task_is_returned_with_its_sentence_and_the_worker_goes_on() {
     let fixture = Fixture::new(&[(1, DAMAGED), (2, PANICS), (3, 1)]);
     assert_eq!(fixture.start().join().unwrap().unwrap(), Ended::RunFinished);
-    let record = fixture.script.record();
-    let returned: Vec<_> = record
+    let heard = fixture.script.heard();
+    let returned: Vec<_> = heard
         .returned
         .iter()
         .map(|r| (r.lease, r.failed, r.reason.as_str()))
@@ -210,7 +207,7 @@ fn a_failed_task_is_returned_with_its_sentence_and_the_worker_goes_on() {
         ]
     );
     assert_eq!(
-        record.completed.iter().map(|c| c.lease).collect::<Vec<_>>(),
+        heard.completed.iter().map(|c| c.lease).collect::<Vec<_>>(),
         [3]
     );
 }
@@ -218,18 +215,14 @@ fn a_failed_task_is_returned_with_its_sentence_and_the_worker_goes_on() {
 #[test]
 fn a_refused_output_gives_the_lease_back_as_failed() {
     let fixture = Fixture::new(&[(1, 1), (2, 1)]);
-    fixture.script.record().refuse.push(1);
+    fixture.script.orders().refuse.push(1);
     assert_eq!(fixture.start().join().unwrap().unwrap(), Ended::RunFinished);
-    let record = fixture.script.record();
-    let returned: Vec<_> = record
-        .returned
-        .iter()
-        .map(|r| (r.lease, r.failed))
-        .collect();
+    let heard = fixture.script.heard();
+    let returned: Vec<_> = heard.returned.iter().map(|r| (r.lease, r.failed)).collect();
     assert_eq!(returned, [(1, true)]);
-    let reason = &record.returned[0].reason;
+    let reason = &heard.returned[0].reason;
     assert!(reason.ends_with("it gave no object"), "{reason}");
-    assert_eq!(record.completed.len(), 1);
+    assert_eq!(heard.completed.len(), 1);
 }
 
 #[test]
@@ -239,14 +232,10 @@ fn a_stopping_worker_returns_its_lease() {
     fixture.wait_until("the task has begun", |f| f.begun() == 1);
     fixture.shutdown.cancel();
     assert_eq!(worker.join().unwrap().unwrap(), Ended::Stopped);
-    let record = fixture.script.record();
-    let returned: Vec<_> = record
-        .returned
-        .iter()
-        .map(|r| (r.lease, r.failed))
-        .collect();
+    let heard = fixture.script.heard();
+    let returned: Vec<_> = heard.returned.iter().map(|r| (r.lease, r.failed)).collect();
     assert_eq!(returned, [(1, false)]);
-    assert!(record.completed.is_empty());
+    assert!(heard.completed.is_empty());
 }
 
 #[test]
@@ -264,7 +253,8 @@ fn a_worker_without_a_coordinator_stops_when_asked() {
 fn a_wrong_token_ends_the_worker_with_the_coordinators_words() {
     let script = Script::default();
     let token = Token::new("correct-horse-battery").unwrap();
-    let stub = Stub::start("127.0.0.1:0".parse().unwrap(), &script, Some(token));
+    let anywhere = "127.0.0.1:0".parse().unwrap();
+    let stub = Stub::start_at(anywhere, &script, Some(token));
     let status = run(&stub.url(), Actor::default(), &CancellationToken::new()).unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
 }

@@ -14,6 +14,11 @@ use thiserror::Error;
 pub trait Judgements {
     /// Rows judged relevant to a query, in the order of the qrels.
     fn positives(&self, query: u32) -> Vec<u32>;
+    /// Rows that must not be negatives of a query: its positives and those of every
+    /// query with the same text, of which a table of distinct texts has none.
+    fn known_positives(&self, query: u32) -> Vec<u32> {
+        self.positives(query)
+    }
     /// Hash of a passage's text; equal texts have equal hashes.
     fn text_hash(&self, row: u32) -> u64;
 }
@@ -80,7 +85,7 @@ pub struct Columns {
     /// The column of each query's positive, `[b]`.
     pub targets: Vec<i64>,
     /// What the loss must not see, `[b × N]` row-major: false negatives (the column's
-    /// text is that of a judged positive of the query and the column is not its
+    /// text is that of a known positive of the query and the column is not its
     /// target) and, without in-batch negatives, other queries' columns.
     pub masked: Vec<bool>,
     /// (query, drawn negative) pairs that the contrast would hold without a mask.
@@ -221,7 +226,7 @@ impl Groups {
         }
     }
 
-    /// Each (query, column) once whose text is a judged positive of the query and
+    /// Each (query, column) once whose text is a known positive of the query and
     /// which is not the query's target.
     fn false_negatives(&self, judgements: &dyn Judgements) -> BTreeSet<(usize, usize)> {
         let mut columns_of_text: HashMap<u64, Vec<usize>> = HashMap::new();
@@ -233,7 +238,7 @@ impl Groups {
         }
         let mut found = BTreeSet::new();
         for (at, &query) in self.queries.iter().enumerate() {
-            for positive in judgements.positives(query) {
+            for positive in judgements.known_positives(query) {
                 let equal = columns_of_text.get(&judgements.text_hash(positive));
                 let others = equal
                     .into_iter()

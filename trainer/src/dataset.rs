@@ -115,6 +115,10 @@ impl Judgements for Dataset {
         self.queries.positives(query as usize).collect()
     }
 
+    fn known_positives(&self, query: u32) -> Vec<u32> {
+        self.queries.known_positives(query as usize)
+    }
+
     fn text_hash(&self, row: u32) -> u64 {
         self.corpus.text_hash(row)
     }

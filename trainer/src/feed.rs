@@ -7,10 +7,12 @@
 
 use crate::dataset::Dataset;
 use crate::link::{Link, new_backoff, plain};
-use crate::negatives::{Activation, Negatives};
+use crate::negatives::{Activation, Negatives, NegativesError};
 use quarry_artifacts::{Cache, Store};
+use quarry_proto::v1;
 use std::sync::Arc;
 use std::time::Duration;
+use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -32,12 +34,44 @@ impl Source {
     /// Fetches one generation.
     ///
     /// # Errors
-    /// [`crate::negatives::NegativesError`].
-    pub async fn negatives(
-        &self,
-        activation: Activation,
-    ) -> Result<Negatives, crate::negatives::NegativesError> {
+    /// [`NegativesError`].
+    pub async fn negatives(&self, activation: Activation) -> Result<Negatives, NegativesError> {
         Negatives::fetch(&self.store, &self.cache, activation, &self.dataset).await
+    }
+}
+
+/// A generation that cannot be trained on, now or later (law 8).
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("generation {generation} is refused: {reason}")]
+pub struct Refusal {
+    /// Activation that made it known.
+    pub activation: u64,
+    /// The generation.
+    pub generation: u64,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Refusal {
+    fn new(activation: &Activation, error: NegativesError) -> Self {
+        Self {
+            activation: activation.activation,
+            generation: activation.generation,
+            reason: match error {
+                NegativesError::Unfit { reason, .. } => reason,
+                broken => broken.to_string(),
+            },
+        }
+    }
+}
+
+impl From<Refusal> for v1::Refusal {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            activation: refusal.activation,
+            generation: refusal.generation,
+            reason: refusal.reason,
+        }
     }
 }
 
@@ -46,7 +80,7 @@ impl Source {
 struct Slot {
     ready: Option<Arc<Negatives>>,
     /// Why the last generation could not be used, until a later one can.
-    refusal: Option<String>,
+    refusal: Option<Refusal>,
 }
 
 /// Holds the newest usable generation.
@@ -78,7 +112,7 @@ impl Feed {
 
     /// Why the newest generation was refused, if it was.
     #[must_use]
-    pub fn refusal(&self) -> Option<String> {
+    pub fn refusal(&self) -> Option<Refusal> {
         self.slot.borrow().refusal.clone()
     }
 
@@ -166,7 +200,8 @@ async fn prepare(
             };
             if !error.is_retryable() {
                 tracing::error!(generation = number, %error, "cannot use the new generation");
-                offer.send_modify(|slot| slot.refusal = Some(error.to_string()));
+                let refusal = Refusal::new(&activation, error);
+                offer.send_modify(|slot| slot.refusal = Some(refusal));
                 break;
             }
             tracing::warn!(generation = number, %error, "cannot fetch the new generation, trying again");

@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use quarry_artifacts::CheckpointRef;
 use quarry_proto::v1;
 use quarry_proto::v1::coordinator_client::CoordinatorClient;
-use quarry_service::retry::Backoff;
-use std::future::Future;
+use quarry_service::patience::within;
 use std::time::Duration;
-use tonic::{Code, Response, Status, Streaming};
+use tonic::{Status, Streaming};
+
+pub use quarry_service::patience::{is_absence, new_backoff};
 
 /// A call without an answer after this long has failed.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -23,29 +24,6 @@ pub type Client = CoordinatorClient<quarry_service::ServiceChannel>;
 #[derive(Clone)]
 pub struct Link {
     client: Client,
-}
-
-/// Pauses between attempts: from 100 ms, doubling up to 5 s.
-#[must_use]
-pub fn new_backoff() -> Backoff {
-    let seed = u64::from(std::process::id());
-    Backoff::new(Duration::from_millis(100), Duration::from_secs(5), seed)
-}
-
-/// Whether the same call may succeed once the coordinator is back. Anything else
-/// is an answer, and it meant it.
-#[must_use]
-pub fn is_absence(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::Aborted
-            | Code::Internal
-            | Code::ResourceExhausted
-    )
 }
 
 impl Link {
@@ -64,7 +42,10 @@ impl Link {
         let mut backoff = new_backoff();
         loop {
             let mut client = self.client.clone();
-            let answer = within(async move { client.get_run(v1::GetRunRequest {}).await }).await;
+            let answer = within(DEADLINE, async move {
+                client.get_run(v1::GetRunRequest {}).await
+            })
+            .await;
             match answer {
                 Ok(_) => return Ok(()),
                 Err(status) if is_absence(&status) && started.elapsed() < patience => {
@@ -96,9 +77,12 @@ impl Link {
             checkpoint: Some(checkpoint.clone().into()),
             r#final: last,
         };
-        within(async move { client.publish_checkpoint(request).await })
-            .await
-            .map(|_| ())
+        within(
+            DEADLINE,
+            async move { client.publish_checkpoint(request).await },
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Reports the first step that uses a generation.
@@ -113,7 +97,7 @@ impl Link {
             generation: activation.generation,
             checkpoint_digest: activation.checkpoint.digest.to_string(),
         };
-        within(async move { client.report_swap(request).await })
+        within(DEADLINE, async move { client.report_swap(request).await })
             .await
             .map(|_| ())
     }
@@ -124,9 +108,12 @@ impl Link {
     /// The failure of the call.
     pub async fn report_progress(&self, progress: v1::ReportProgressRequest) -> Result<(), Status> {
         let mut client = self.client.clone();
-        within(async move { client.report_progress(progress).await })
-            .await
-            .map(|_| ())
+        within(
+            DEADLINE,
+            async move { client.report_progress(progress).await },
+        )
+        .await
+        .map(|_| ())
     }
 
     /// Activations after number `after`, as they happen.
@@ -138,7 +125,11 @@ impl Link {
         let request = v1::WatchGenerationsRequest {
             after_activation: after,
         };
-        let stream = within(async move { client.watch_generations(request).await }).await?;
+        let stream = within(
+            DEADLINE,
+            async move { client.watch_generations(request).await },
+        )
+        .await?;
         Ok(Activations(stream))
     }
 }
@@ -172,14 +163,4 @@ impl Activations {
 #[must_use]
 pub fn plain(status: &Status) -> anyhow::Error {
     anyhow::anyhow!("{}: {}", status.code(), status.message())
-}
-
-async fn within<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
-    match tokio::time::timeout(DEADLINE, call).await {
-        Ok(answer) => answer.map(Response::into_inner),
-        Err(_) => {
-            let reason = format!("no answer in {} s", DEADLINE.as_secs());
-            Err(Status::deadline_exceeded(reason))
-        }
-    }
 }

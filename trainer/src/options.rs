@@ -1,7 +1,7 @@
 //! The command line.
 
-use crate::hardware::DeviceChoice;
 use clap::Parser;
+use quarry_service::DeviceChoice;
 use std::path::PathBuf;
 
 /// Trains a dual encoder on hard negatives that inferencers keep fresh.
@@ -66,19 +66,6 @@ pub struct Options {
     /// Log one JSON object a line
     #[arg(long, env = "QUARRY_LOG_JSON")]
     pub log_json: bool,
-}
-
-impl Options {
-    /// The cache folder.
-    #[must_use]
-    pub fn cache_folder(&self) -> PathBuf {
-        let under = |key, sub: &str| std::env::var_os(key).map(|dir| PathBuf::from(dir).join(sub));
-        self.cache
-            .clone()
-            .or_else(|| under("XDG_CACHE_HOME", "quarry"))
-            .or_else(|| under("HOME", ".cache/quarry"))
-            .unwrap_or_else(|| std::env::temp_dir().join("quarry-cache"))
-    }
 }
 
 #[cfg(test)]

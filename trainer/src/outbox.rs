@@ -1,7 +1,7 @@
 //! What the coordinator must hear, delivered behind the trainer's back.
 //!
-//! Owns: an ordered queue of swaps and checkpoints, each repeated until it is
-//! answered, and the latest progress, which may be lost. Refuses: making a step
+//! Owns: an ordered queue of letters, each repeated until it is answered, and the
+//! latest progress, which may be lost. Refuses: making a step
 //! wait (law 5).
 
 use crate::link::{Link, is_absence, new_backoff, plain};
@@ -34,6 +34,8 @@ pub enum Letter {
         /// Whether the run is over.
         last: bool,
     },
+    /// Where the trainer is, where that must not be lost: it is about to give up.
+    Progress(ReportProgressRequest),
 }
 
 enum Item {
@@ -123,6 +125,7 @@ async fn deliver(link: &Link, letter: &Letter) -> Result<(), Status> {
             Letter::Checkpoint { checkpoint, last } => {
                 link.publish_checkpoint(checkpoint, *last).await
             }
+            Letter::Progress(progress) => link.report_progress(progress.clone()).await,
         };
         match answer {
             Err(status) if is_absence(&status) => tokio::time::sleep(backoff.next_pause()).await,
@@ -133,7 +136,7 @@ async fn deliver(link: &Link, letter: &Letter) -> Result<(), Status> {
 
 async fn report_progress(link: Link, mut latest: watch::Receiver<ReportProgressRequest>) {
     while latest.changed().await.is_ok() {
-        let progress = *latest.borrow_and_update();
+        let progress = latest.borrow_and_update().clone();
         if let Err(status) = link.report_progress(progress).await {
             tracing::debug!(reason = status.message(), "progress was not reported");
         }

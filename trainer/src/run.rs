@@ -27,6 +27,7 @@ use quarry_artifacts::{
 };
 use quarry_model::DualEncoder;
 use quarry_recipe::Recipe;
+use quarry_service::args::cache_folder;
 use quarry_service::{CancellationToken, Token, channel, signals, threads};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -97,7 +98,7 @@ impl Start {
         let device = hardware::claim(options.device, threads)?;
         let link = connect(options).await?;
         let cache = Cache::new(
-            options.cache_folder(),
+            cache_folder(options.cache.as_deref()),
             (recipe.fleet.cache_gib * f64::from(1 << 30)) as u64,
         )?;
         let work = fresh_work(cache.folder())?;

@@ -10,7 +10,7 @@ use crate::dataset::Dataset;
 use crate::feed::Feed;
 use crate::loader::{Framing, Loader, Ready};
 use crate::losses::{Losses, StepLine};
-use crate::outbox::Outbox;
+use crate::outbox::{Letter, Outbox};
 use crate::pace::Pace;
 use crate::schedule::LearningRate;
 use crate::state::TrainerState;
@@ -134,6 +134,8 @@ impl Training {
                 return Ok(());
             }
             if let Some(refusal) = self.feed.refusal() {
+                let progress = self.progress(0.0, 0.0, false);
+                self.outbox.post(Letter::Progress(progress));
                 bail!("there are no negatives to start with: {refusal}");
             }
             if said.is_none_or(|at: Instant| at.elapsed() >= SAY) {
@@ -189,8 +191,8 @@ impl Training {
                     "training waits for fresher negatives"
                 );
                 self.offer_checkpoint()?;
-                self.outbox.progress(self.progress(0.0, 0.0, true));
             }
+            self.outbox.progress(self.progress(0.0, 0.0, true));
             self.runtime.block_on(self.feed.changed(LOOK));
             swapped |= self.active.take_newer(self.step, &self.feed, &self.outbox);
         }
@@ -287,6 +289,7 @@ impl Training {
             pairs_per_second,
             generation: self.generation(),
             blocked,
+            refusal: self.feed.refusal().map(Into::into),
         }
     }
 

@@ -4,14 +4,13 @@
 mod support;
 
 use quarry_artifacts::Digest;
-use quarry_proto::v1::PublishCheckpointRequest;
+use quarry_proto::v1::{PublishCheckpointRequest, Refusal, WatchGenerationsResponse};
 use quarry_recipe::{OnStale, Recipe};
 use quarry_service::CancellationToken;
-use quarry_trainer::negatives::Activation;
+use quarry_testkit::coordinator::{Script, Stub};
 use quarry_trainer::options::Options;
 use quarry_trainer::run::run_until;
 use std::time::{Duration, Instant};
-use support::coordinator::{Script, Stub};
 use support::{QUERIES, TinyRun, all_others, turn};
 
 /// Trains in a thread of its own while `meanwhile` acts; true if training succeeded.
@@ -56,13 +55,20 @@ fn generations(script: &Script) -> Vec<u64> {
         .collect()
 }
 
+/// The generations that the trainer said it cannot use, as often as it said so.
+fn refusals(script: &Script) -> Vec<Refusal> {
+    let heard = script.heard();
+    let told = heard.progress.iter().filter_map(|p| p.refusal.clone());
+    told.collect()
+}
+
 #[test]
 fn swaps_and_rollbacks_happen_at_step_boundaries_and_are_reported() {
     let _turn = turn();
     let run = TinyRun::new(endless);
     let first = run.generation(1, 0, all_others);
     let second = run.generation(2, 1, |q| all_others(q)[10..].to_vec());
-    let rollback = Activation {
+    let rollback = WatchGenerationsResponse {
         activation: 3,
         ..first.clone()
     };
@@ -142,7 +148,7 @@ fn the_coordinator_may_die_and_come_back() {
         until("training without a coordinator", || {
             run.lines().len() > seen + 20
         });
-        let _stub = Stub::start_at(addr, &script);
+        let _stub = Stub::start_at(addr, &script, None);
         script.announce(&second);
         until("the swap after the restart", || {
             generations(&script) == [0, 1]
@@ -181,7 +187,7 @@ fn a_generation_that_does_not_fit_is_refused() {
             "negative 4000 but the corpus has 40",
         ),
         (
-            Activation {
+            WatchGenerationsResponse {
                 generation: 9,
                 ..run.generation(1, 4, all_others)
             },
@@ -196,6 +202,9 @@ fn a_generation_that_does_not_fit_is_refused() {
         let refused = run_until(&run.options(&stub.url()), &run.runtime, &stop).unwrap_err();
         assert!(format!("{refused:#}").contains(reason), "{refused:#}");
         assert!(script.heard().swaps.is_empty());
+        let (number, told) = (activation.generation, refusals(&script));
+        assert!(told[0].reason.contains(reason), "{told:?}");
+        assert_eq!((told[0].activation, told[0].generation), (1, number));
     }
 }
 
@@ -216,9 +225,21 @@ fn a_refused_refresh_leaves_the_old_generation_in_use() {
         let seen = run.lines().len();
         until("more steps", || run.lines().len() > seen + 50);
         assert_eq!(generations(&script), [0]);
+        until("the report of the refusal", || {
+            !refusals(&script).is_empty()
+        });
+        let told = refusals(&script).remove(0);
+        assert_eq!((told.activation, told.generation), (2, 1));
+        assert_eq!(
+            told.reason,
+            "its negatives cover 3 of the 20 training queries"
+        );
         script.announce(&good);
         until("the next good generation", || {
             generations(&script) == [0, 2]
+        });
+        until("an end of the refusal", || {
+            (script.heard().progress.last()).is_some_and(|p| p.refusal.is_none())
         });
         stop.cancel();
     })

@@ -3,9 +3,9 @@
 
 mod support;
 
+use quarry_testkit::coordinator::{Script, Stub};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::coordinator::{Script, Stub};
 use support::{TinyRun, all_others, turn};
 
 fn start(run: &TinyRun, url: &str, more: &[&str]) -> Child {

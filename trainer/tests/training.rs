@@ -6,10 +6,10 @@ mod support;
 
 use quarry_recipe::{Draw, Loss, Optimizer, Precision, Recipe, Schedule, Towers};
 use quarry_service::CancellationToken;
+use quarry_testkit::coordinator::{Script, Stub};
 use quarry_trainer::losses::StepLine;
 use quarry_trainer::options::Options;
 use quarry_trainer::run::run_until;
-use support::coordinator::{Script, Stub};
 use support::{DUPLICATE, TinyRun, all_others, turn};
 use tch::Tensor;
 
@@ -216,9 +216,12 @@ fn a_loss_that_is_not_a_number_stops_the_run_before_it_is_published() {
     let _turn = turn();
     let run = TinyRun::with_model(
         |_| {},
-        |weights| {
-            let (_, bias) = weights.last_mut().unwrap();
-            *bias = Tensor::full_like(bias, f64::NAN);
+        |model| {
+            let path = model.join("model.safetensors");
+            let mut weights = Tensor::read_safetensors(&path).unwrap();
+            let (_, any) = weights.last_mut().unwrap();
+            *any = Tensor::full_like(any, f64::NAN);
+            Tensor::write_safetensors(&weights, &path).unwrap();
         },
     );
     let script = Script::default();

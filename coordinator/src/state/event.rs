@@ -41,8 +41,19 @@ pub struct TaskKey {
     pub number: u32,
 }
 
+/// A generation that the trainer cannot train on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Activation that made it known.
+    pub activation: u64,
+    /// The generation.
+    pub generation: u64,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
 /// Where the trainer says it is.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct TrainerReport {
     /// Steps taken.
     pub step: u64,
@@ -56,6 +67,8 @@ pub struct TrainerReport {
     pub generation: u64,
     /// Whether it waits for a fresher generation (law 5).
     pub blocked: bool,
+    /// The newest generation it looked at, if that cannot be used (law 8).
+    pub refusal: Option<Refusal>,
 }
 
 /// What happened.

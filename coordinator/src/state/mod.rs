@@ -17,19 +17,22 @@ mod publication;
 mod refresh;
 mod retention;
 mod run;
+mod script;
 mod settings;
 mod trainer;
 mod trouble;
 
 pub use change::Change;
 pub use event::{
-    Announcement, Answer, Effect, Event, LeaseKey, Rejected, TaskKey, Timestamp, TrainerReport,
+    Announcement, Answer, Effect, Event, LeaseKey, Refusal, Rejected, TaskKey, Timestamp,
+    TrainerReport,
 };
 pub use generation::{Board, Failure};
 pub use invariants::check;
 pub use lease::{Fleet, Held, MOST_FAILURES, Waiter};
 pub use plan::{Plan, Planned, blocks, partitions};
 pub use publication::Publishing;
+pub use refresh::Due;
 pub use run::{
     AbortedGeneration, Checkpoint, Life, OpenGeneration, PublishedGeneration, Run, SwapRecord,
 };
@@ -230,10 +233,15 @@ impl State {
         effects.push(Effect::Append(change));
     }
 
+    /// Where the trainer last said it is.
+    pub(crate) fn report(&self) -> Option<&TrainerReport> {
+        self.trainer.as_ref().map(|(_, report)| report)
+    }
+
     /// Steps between the trainer and the checkpoint of the active generation.
     #[must_use]
     pub fn staleness(&self) -> u64 {
-        let at = self.trainer.map_or(0, |(_, report)| report.step);
+        let at = self.report().map_or(0, |report| report.step);
         let from = self.run.active().map_or(at, |(_, g)| g.checkpoint.step);
         at.saturating_sub(from)
     }

@@ -8,15 +8,43 @@ use super::plan::Plan;
 use quarry_artifacts::{CheckpointRef, GenerationKind};
 use quarry_recipe::RefreshWhen;
 
+/// What is to become active next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Due {
+    /// A new generation.
+    Open {
+        /// How its negatives are mined.
+        kind: GenerationKind,
+        /// The one checkpoint it stems from (law 2).
+        checkpoint: CheckpointRef,
+    },
+    /// A generation that was active before; only a version log asks for it.
+    Return {
+        /// Which.
+        generation: u64,
+    },
+}
+
 impl State {
-    /// The generation to open now, if any: BM25 on the first checkpoint, then
-    /// dense ones on the newest as the recipe says.
+    /// What is due now, if anything.
     #[must_use]
-    pub fn due(&self) -> Option<(GenerationKind, CheckpointRef)> {
+    pub fn due(&self) -> Option<Due> {
         let run = &self.run;
         if run.open.is_some() || run.paused || run.trained() {
             return None;
         }
+        match &self.settings.script {
+            Some(log) => self.scripted(log),
+            None => self
+                .by_policy()
+                .map(|(kind, checkpoint)| Due::Open { kind, checkpoint }),
+        }
+    }
+
+    /// BM25 on the first checkpoint, then dense generations on the newest as the
+    /// recipe says.
+    fn by_policy(&self) -> Option<(GenerationKind, CheckpointRef)> {
+        let run = &self.run;
         if !run
             .published
             .values()
@@ -53,7 +81,7 @@ impl State {
     }
 
     fn trainer_waits(&self) -> bool {
-        self.trainer.is_some_and(|(_, report)| report.blocked)
+        self.report().is_some_and(|report| report.blocked)
     }
 
     /// Step of the latest checkpoint such a generation was published on, or
@@ -76,8 +104,10 @@ impl State {
     /// Opens what is due. Every task gets the one checkpoint of the generation
     /// (law 2), and its number was never used before.
     pub(super) fn open_due(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        let Some((kind, checkpoint)) = self.due() else {
-            return;
+        let (kind, checkpoint) = match self.due() {
+            None => return,
+            Some(Due::Return { generation }) => return self.return_to(generation, effects),
+            Some(Due::Open { kind, checkpoint }) => (kind, checkpoint),
         };
         let plan = Plan::new(&self.settings, kind);
         let change = Change::GenerationOpened {

@@ -62,12 +62,13 @@ impl State {
         let at_resume = run.swaps.iter().rposition(|swap| swap.step <= resume);
         let replayed = run.swaps.iter().skip(at_resume.unwrap_or(0));
         kept.extend(replayed.map(|swap| swap.generation));
+        kept.extend(self.scripted_generations());
         kept
     }
 
     /// Checkpoints that must stay, by step and digest: the first, the final,
-    /// the last few, the best on dev, and those a generation stems from that is
-    /// open or kept.
+    /// the last few, the best on dev, those a generation stems from that is open or
+    /// kept, and those a version log will mine with.
     fn checkpoints_to_keep(&self) -> BTreeSet<(u64, String)> {
         let run = &self.run;
         let mut by_step: Vec<&CheckpointRef> =
@@ -77,6 +78,8 @@ impl State {
             .iter()
             .rev()
             .take(self.settings.recipe.train.keep_checkpoints.max(1));
+        let script = self.scripted_checkpoints();
+        let scripted = by_step.iter().filter(|c| script.contains(&c.step));
         let stems = run
             .published
             .values()
@@ -86,6 +89,7 @@ impl State {
             .first()
             .into_iter()
             .chain(last)
+            .chain(scripted)
             .copied()
             .chain(&run.final_checkpoint)
             .chain(run.open.as_ref().map(|open| &open.checkpoint))

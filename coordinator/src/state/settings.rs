@@ -1,6 +1,6 @@
 //! What a run is: the recipe and the shape of its corpus, fixed by `run.json`.
 
-use quarry_artifacts::{Digest, RunDocument};
+use quarry_artifacts::{Digest, RunDocument, VersionLog};
 use quarry_recipe::Recipe;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ pub struct Settings {
     pub corpus: Digest,
     /// Sizes of its parts.
     pub shape: CorpusShape,
+    /// The version log this run repeats.
+    pub script: Option<VersionLog>,
 }
 
 /// Of the corpus manifest, only what planning needs.
@@ -78,6 +80,7 @@ impl Settings {
             recipe,
             corpus,
             shape,
+            script: None,
         };
         settings.require_split("train", &settings.recipe.data.train)?;
         settings.require_split("dev", &settings.recipe.data.dev)?;
@@ -101,7 +104,11 @@ impl Settings {
         let recipe = Recipe::deserialize(&run.recipe).map_err(unreadable("recipe"))?;
         let shape = CorpusShape::deserialize(&run.corpus.manifest)
             .map_err(unreadable("corpus.manifest"))?;
-        Self::new(recipe, run.corpus.digest.clone(), shape)
+        let settings = Self::new(recipe, run.corpus.digest.clone(), shape)?;
+        Ok(Self {
+            script: run.replay.clone(),
+            ..settings
+        })
     }
 
     /// Milliseconds without a heartbeat after which a lease lapses.

@@ -128,13 +128,22 @@ impl State {
             }
             Some(Life::Kept) => {}
         }
+        if self.settings.script.is_some() {
+            let reason = "this run repeats a version log, which fixes its generations; start a run of its own to roll back";
+            return Err(Rejected::Precondition(reason.to_owned()));
+        }
+        self.return_to(generation, effects);
         let activation = current + 1;
+        Ok(Answer::Activated { activation })
+    }
+
+    /// Makes a published generation active again.
+    pub(super) fn return_to(&mut self, generation: u64, effects: &mut Vec<Effect>) {
         let change = Change::RolledBack {
-            activation,
+            activation: self.run.activations.len() as u64 + 1,
             generation,
         };
         self.record(change, effects);
         effects.extend(self.run.announcement().map(Effect::Announce));
-        Ok(Answer::Activated { activation })
     }
 }

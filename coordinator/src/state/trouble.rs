@@ -19,6 +19,7 @@ impl State {
             .or_else(|| self.fleet_trouble(now))
             .or_else(|| self.given_up())
             .or_else(|| self.trainer_trouble(now))
+            .or_else(|| self.refused())
             .or_else(|| self.stale())
             .unwrap_or_default()
     }
@@ -86,8 +87,8 @@ impl State {
     }
 
     fn trainer_trouble(&self, now: Timestamp) -> Option<String> {
-        let (at, _) = self.trainer?;
-        let silence = now.since(at);
+        let (at, _) = self.trainer.as_ref()?;
+        let silence = now.since(*at);
         (silence >= SILENCE_MS && !self.run.trained()).then(|| {
             format!(
                 "the trainer has not reported for {} s; if it is gone, go on with `quarry run --resume`",
@@ -96,13 +97,31 @@ impl State {
         })
     }
 
+    /// Until a newer generation is active: what the trainer thinks of that one is
+    /// not known yet.
+    fn refused(&self) -> Option<String> {
+        let refusal = self.report()?.refusal.as_ref()?;
+        let newest = self.run.activations.len() as u64;
+        if refusal.activation < newest || self.run.trained() {
+            return None;
+        }
+        let instead = match self.run.swaps.last() {
+            Some(swap) => format!("it goes on with generation {}", swap.generation),
+            None => "it has no other to start with".to_owned(),
+        };
+        Some(format!(
+            "the trainer refuses generation {}: {}; {instead}",
+            refusal.generation, refusal.reason
+        ))
+    }
+
     fn stale(&self) -> Option<String> {
         let refresh = &self.settings.recipe.refresh;
         let bound = refresh.max_staleness;
         let staleness = self.staleness();
         let bounded = bound > 0 && refresh.on_stale != OnStale::Off;
         (bounded && staleness > bound && !self.run.trained()).then(|| {
-            let waits = self.trainer.is_some_and(|(_, report)| report.blocked);
+            let waits = self.report().is_some_and(|report| report.blocked);
             let what = if waits { "the trainer waits for fresher ones" } else { "add inferencers" };
             format!("negatives are {staleness} steps old where refresh.max_staleness allows {bound}; {what}")
         })

@@ -7,6 +7,7 @@ mod leases;
 mod plans;
 mod policies;
 mod retention;
+mod scripts;
 mod simulation;
 mod wire;
 mod writers;

@@ -2,7 +2,7 @@
 
 use crate::fixture::{Bench, settings};
 use quarry_artifacts::GenerationKind;
-use quarry_coordinator::state::{Answer, Effect, Event, TrainerReport};
+use quarry_coordinator::state::{Answer, Effect, Event, Refusal, TrainerReport};
 use quarry_recipe::{OnStale, Recipe, RefreshWhen};
 
 fn steps(every: u64) -> impl FnOnce(&mut Recipe) {
@@ -199,4 +199,73 @@ fn staleness_and_its_bound_are_shown() {
         trouble.contains("the trainer has not reported for 61 s"),
         "{trouble}"
     );
+}
+
+#[test]
+fn a_refused_generation_is_named_until_a_newer_one_is_active() {
+    let mut bench = Bench::new(settings(|_| {}));
+    let refuse = |bench: &mut Bench, activation: u64| {
+        let report = TrainerReport {
+            refusal: Some(Refusal {
+                activation,
+                generation: activation - 1,
+                reason: "its negatives cover 3 of the 25 training queries".to_owned(),
+            }),
+            ..TrainerReport::default()
+        };
+        bench.tell(Event::TrainerProgressed(report)).unwrap();
+        bench.state.trouble(bench.now)
+    };
+    bench.complete();
+    assert_eq!(
+        refuse(&mut bench, 1),
+        "the trainer refuses generation 0: its negatives cover 3 of the 25 training queries; \
+         it has no other to start with"
+    );
+    bench.swap(0, 1).unwrap();
+    bench.complete();
+    assert_eq!(bench.state.trouble(bench.now), "", "1 is not judged yet");
+    assert_eq!(refuse(&mut bench, 1), "", "an old report does not matter");
+    assert_eq!(
+        refuse(&mut bench, 2),
+        "the trainer refuses generation 1: its negatives cover 3 of the 25 training queries; \
+         it goes on with generation 0"
+    );
+    // A rollback is a newer activation of an older generation.
+    let back = Event::RollbackRequested { generation: 0 };
+    bench.tell(back).unwrap();
+    assert_eq!(bench.state.trouble(bench.now), "");
+    refuse(&mut bench, 3);
+    let well = Event::TrainerProgressed(TrainerReport::default());
+    bench.tell(well).unwrap();
+    assert_eq!(
+        bench.state.trouble(bench.now),
+        "",
+        "the trainer took it back"
+    );
+}
+
+#[test]
+fn what_a_silent_or_finished_trainer_refused_is_not_what_matters() {
+    let mut bench = Bench::new(settings(|_| {}));
+    bench.complete();
+    let refusal = Refusal {
+        activation: 1,
+        generation: 0,
+        reason: "it was mined from another corpus".to_owned(),
+    };
+    let report = TrainerReport {
+        refusal: Some(refusal),
+        ..TrainerReport::default()
+    };
+    bench
+        .tell(Event::TrainerProgressed(report.clone()))
+        .unwrap();
+    bench.complete();
+    bench.now = bench.now.plus(61_000);
+    let trouble = bench.state.trouble(bench.now);
+    assert!(trouble.contains("has not reported for 61 s"), "{trouble}");
+    bench.tell(Event::TrainerProgressed(report)).unwrap();
+    bench.save_as(100, true);
+    assert_eq!(bench.state.trouble(bench.now), "");
 }

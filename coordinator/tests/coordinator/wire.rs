@@ -69,6 +69,7 @@ impl Site {
             tokenizer_digest: Digest::of(b"tokenizer"),
             initial_checkpoint: save(&store, folder.path(), 0).await.reference(),
             created: 0,
+            replay: None,
         };
         run.publish(&store).await.unwrap();
         Self {
@@ -304,6 +305,11 @@ async fn trainer_side(
     let progress = v1::ReportProgressRequest {
         step: 15,
         total_steps: 40,
+        refusal: Some(v1::Refusal {
+            activation: 3,
+            generation: 2,
+            reason: "bad".to_owned(),
+        }),
         ..Default::default()
     };
     process.client.report_progress(progress).await.unwrap();
@@ -313,14 +319,9 @@ async fn trainer_side(
         .await
         .unwrap()
         .into_inner();
-    assert_eq!(
-        (
-            run.staleness,
-            run.trainer.unwrap().step,
-            run.trouble.as_str()
-        ),
-        (15, 15, "")
-    );
+    assert_eq!((run.staleness, run.trainer.unwrap().step), (15, 15));
+    let trouble = "the trainer refuses generation 2: bad; it goes on with generation 1";
+    assert_eq!(run.trouble, trouble);
     assert_eq!(
         (run.active.unwrap().generation, run.open, run.finished),
         (1, None, false)

@@ -25,6 +25,7 @@ mod retry;
 mod run;
 mod store;
 mod upload;
+mod versions;
 
 pub use cache::{Cache, CachedFile};
 pub use checkpoint::{
@@ -42,3 +43,4 @@ pub use retention::delete_folder;
 pub use retry::Retry;
 pub use run::RunDocument;
 pub use store::Store;
+pub use versions::{VersionLog, VersionSwap};

@@ -11,6 +11,7 @@ use crate::document::{create_json, read_json};
 use crate::error::{ArtifactError, Result};
 use crate::layout;
 use crate::store::Store;
+use crate::versions::VersionLog;
 
 const KIND: &str = "run document";
 
@@ -30,6 +31,9 @@ pub struct RunDocument {
     pub initial_checkpoint: CheckpointRef,
     /// Seconds since 1970, for people only.
     pub created: u64,
+    /// The version log this run repeats; unset for a run of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<VersionLog>,
 }
 
 impl RunDocument {

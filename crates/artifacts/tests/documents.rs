@@ -320,6 +320,7 @@ async fn a_run_document_is_written_once() {
         tokenizer_digest: digest.clone(),
         initial_checkpoint: checkpoint(0),
         created: 1,
+        replay: None,
     };
     assert_eq!(run.publish(&store).await.unwrap(), Created::Yes);
     assert_eq!(RunDocument::read(&store).await.unwrap(), run);

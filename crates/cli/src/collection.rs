@@ -5,7 +5,8 @@ use crate::resources;
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use quarry_corpus::{
-    Corpus, CorpusManifest, Format, PrepareOptions, QuerySet, Strictness, Tokenize, prepare,
+    Corpus, CorpusManifest, Format, PrepareOptions, QueriesEntry, QuerySet, Strictness, Tokenize,
+    prepare,
 };
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -126,6 +127,27 @@ pub fn prepare_with_progress(
     Ok(manifest)
 }
 
+/// The sizes of a prepared collection, and how much of it was cut (law 8), in one line.
+#[must_use]
+pub fn describe(manifest: &CorpusManifest) -> String {
+    let of_split = |(split, entry): (&String, &QueriesEntry)| match entry.truncated {
+        0 => format!("{} {split}", entry.queries),
+        cut => format!(
+            "{} {split} ({cut} cut to {} tokens)",
+            entry.queries, manifest.query_tokens
+        ),
+    };
+    let queries: Vec<String> = manifest.queries.iter().map(of_split).collect();
+    format!(
+        "{} passages in {} shards, {} cut to {} tokens; queries: {}",
+        manifest.passages,
+        manifest.shards.len(),
+        manifest.truncated_passages,
+        manifest.passage_tokens,
+        queries.join(", ")
+    )
+}
+
 /// A bar with a known end on a terminal; silent elsewhere.
 #[must_use]
 pub fn bar(what: &'static str, total: u64) -> ProgressBar {
@@ -160,5 +182,45 @@ impl Tokenize for NoTokens {
 
     fn digest(&self) -> String {
         "none".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_collection_says_what_was_cut_of_passages_and_of_each_splits_queries() {
+        let split = |queries, truncated| QueriesEntry {
+            file: String::new(),
+            queries,
+            positives: u64::from(queries),
+            size: 0,
+            sha256: String::new(),
+            tokens: 0,
+            truncated,
+        };
+        let manifest = CorpusManifest {
+            format: Format::Beir,
+            passages: 605,
+            shards: Vec::new(),
+            queries: BTreeMap::from([
+                ("dev".to_owned(), split(250, 0)),
+                ("train".to_owned(), split(2018, 7)),
+            ]),
+            tokenizer_digest: String::new(),
+            passage_prefix: String::new(),
+            query_prefix: String::new(),
+            passage_tokens: 254,
+            query_tokens: 30,
+            dropped: BTreeMap::new(),
+            truncated_passages: 12,
+        };
+        assert_eq!(
+            describe(&manifest),
+            "605 passages in 0 shards, 12 cut to 254 tokens; \
+             queries: 250 dev, 2018 train (7 cut to 30 tokens)"
+        );
     }
 }

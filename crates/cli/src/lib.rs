@@ -44,6 +44,8 @@ pub enum Command {
     Eval(commands::eval::EvalArgs),
     /// Score a TREC run against judgements.
     Score(commands::score::ScoreArgs),
+    /// Hold one system's TREC runs against another's, with a paired test.
+    Compare(commands::compare::CompareArgs),
     /// Search a run's corpus with its newest generation.
     Search(commands::search::SearchArgs),
     /// Show what a running run is doing.
@@ -67,6 +69,7 @@ pub fn execute(command: Command) -> Result<ExitCode> {
         Command::Encode(args) => commands::encode::execute(&args),
         Command::Eval(args) => commands::eval::execute(&args),
         Command::Score(args) => commands::score::execute(&args),
+        Command::Compare(args) => commands::compare::execute(&args),
         Command::Search(args) => commands::search::execute(&args),
         Command::Status(args) => commands::status::execute(&args),
         Command::Generations(args) => commands::generations::execute(&args),

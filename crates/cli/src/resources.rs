@@ -4,6 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
+pub use quarry_service::cpu::has_native_bf16;
+pub use quarry_service::threads::available as cores;
+
 /// A machine's means at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Resources {
@@ -29,12 +32,6 @@ impl Resources {
     }
 }
 
-/// Usable cores.
-#[must_use]
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 /// Free bytes of the file system that holds `folder` (or will).
 fn free_disk(folder: &Path) -> Option<u64> {
     let folder = folder
@@ -42,26 +39,8 @@ fn free_disk(folder: &Path) -> Option<u64> {
         .find(|p| p.exists())?
         .canonicalize()
         .ok()?;
-    let disks = sysinfo::Disks::new_with_refreshed_list();
-    disks
-        .iter()
-        .filter(|disk| folder.starts_with(disk.mount_point()))
-        .max_by_key(|disk| disk.mount_point().components().count())
-        .map(sysinfo::Disk::available_space)
-}
-
-/// Whether this processor multiplies bf16 natively, so that bf16 is the faster
-/// arithmetic rather than an emulation.
-#[must_use]
-pub fn has_native_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("avx512bf16")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
+    let room = rustix::fs::statvfs(&folder).ok()?;
+    Some(room.f_bavail.saturating_mul(room.f_frsize))
 }
 
 /// Measured speed of a square matrix product, in FLOP/s on all threads torch

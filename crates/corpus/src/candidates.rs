@@ -33,7 +33,7 @@ pub struct CandidateList {
     pub rows: Vec<u32>,
     /// The score of each row; as many as `rows`.
     pub scores: Vec<f32>,
-    /// Corpus rows of the query's positives.
+    /// Corpus rows of the query's known positives ([`crate::QuerySet::known_positives`]).
     pub positives: Vec<u32>,
     /// The score of each positive; as many as `positives`.
     pub positive_scores: Vec<f32>,

@@ -24,6 +24,7 @@ mod query_set;
 mod reader;
 mod shard;
 mod table;
+mod twins;
 
 pub use candidates::{CandidateList, Candidates, NegativesBlock};
 pub use corpus::Corpus;

@@ -42,6 +42,9 @@ pub struct QueriesEntry {
     pub sha256: String,
     /// Content tokens over all its queries.
     pub tokens: u64,
+    /// Queries of which tokens were cut off; 0 in a manifest that is older than this count.
+    #[serde(default)]
+    pub truncated: u64,
 }
 
 /// What [`crate::prepare`] wrote. The same input and options give the same manifest, bit for bit.

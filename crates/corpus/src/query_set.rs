@@ -1,5 +1,6 @@
 //! The queries of one split with their judgements, mapped from disk.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use arrow_schema::{DataType, Field, Schema};
 use crate::CorpusError;
 use crate::output::Written;
 use crate::table::{self, ListBuilder, Lists, Table, column, list_column};
+use crate::twins;
 
 fn columns() -> Vec<Field> {
     vec![
@@ -32,27 +34,30 @@ pub struct QuerySet {
     tokens: Lists<u32>,
     judged: Lists<u32>,
     grades: Lists<i32>,
+    shared: Arc<BTreeMap<u32, Arc<[u32]>>>,
 }
 
 impl QuerySet {
-    /// Maps the file and checks schema, types, offsets and UTF-8.
+    /// Maps the file, checks schema, types, offsets and UTF-8, and finds the queries of equal texts.
     ///
     /// # Errors
     /// [`CorpusError::Io`], or [`CorpusError::Corrupt`] for a truncated, damaged or foreign file.
     pub fn open(path: &Path) -> Result<QuerySet, CorpusError> {
         let table = Table::open(path, "query set", &columns())?;
-        let set = QuerySet {
+        let mut set = QuerySet {
             ids: table.strings("id")?,
             texts: table.large_strings("text")?,
             tokens: table.lists::<UInt32Type>("tokens")?,
             judged: table.lists::<UInt32Type>("judged")?,
             grades: table.lists::<Int32Type>("grades")?,
+            shared: Arc::default(),
         };
         if let Some(row) = set.judged.first_mismatch(&set.grades) {
             return Err(table.corrupt(format!(
                 "its query {row} has another number of grades than of judged passages"
             )));
         }
+        set.shared = Arc::new(twins::shared_positives(&set));
         Ok(set)
     }
 
@@ -93,6 +98,15 @@ impl QuerySet {
             .zip(grades)
             .filter(|(_, grade)| **grade >= 1)
             .map(|(row, _)| *row)
+    }
+
+    /// The known positives of query `i`: the relevant passages (corpus rows) of every query that has its text (by
+    /// [`crate::text_hash`]), ascending, each once. What must not be a negative of the query.
+    pub fn known_positives(&self, i: usize) -> Vec<u32> {
+        match self.shared.get(&(i as u32)) {
+            Some(rows) => rows.to_vec(),
+            None => twins::ascending(self.positives(i)),
+        }
     }
 }
 

@@ -17,6 +17,7 @@
 //! that needs more than ids, grades and scores.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod comparison;
 mod error;
 mod evaluate;
 mod lines;
@@ -27,6 +28,7 @@ mod run;
 pub mod significance;
 mod student;
 
+pub use comparison::{Comparison, OverRuns, compare};
 pub use error::EvalError;
 pub use evaluate::{Evaluation, evaluate};
 pub use metric::Metric;

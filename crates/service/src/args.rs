@@ -1,7 +1,7 @@
-//! Command-line options that every service takes.
+//! Command-line options that programs share.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::auth::{Token, check_exposure};
 use crate::error::Result;
@@ -61,6 +61,18 @@ impl ServiceArgs {
             .as_deref()
             .map_or(Ok(()), |path| port_file::write(path, bound))
     }
+}
+
+/// The local cache: the folder that `--cache` gives, or `$XDG_CACHE_HOME/quarry`, or
+/// `~/.cache/quarry`.
+#[must_use]
+pub fn cache_folder(given: Option<&Path>) -> PathBuf {
+    let under = |key, sub: &str| std::env::var_os(key).map(|dir| PathBuf::from(dir).join(sub));
+    given
+        .map(Path::to_owned)
+        .or_else(|| under("XDG_CACHE_HOME", "quarry"))
+        .or_else(|| under("HOME", ".cache/quarry"))
+        .unwrap_or_else(|| std::env::temp_dir().join("quarry-cache"))
 }
 
 #[cfg(test)]

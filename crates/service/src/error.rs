@@ -42,6 +42,16 @@ pub enum ServiceError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A GPU was asked for that is not there.
+    #[error(
+        "there is no GPU {number}, libtorch sees {gpus}; choose another --device, cpu, or install a CUDA libtorch"
+    )]
+    NoGpu {
+        /// Its number.
+        number: usize,
+        /// How many there are.
+        gpus: usize,
+    },
     /// Nobody answers at a service address.
     #[error(
         "cannot reach {what} at {url}: {reason}; check that it is running and that the address is right"

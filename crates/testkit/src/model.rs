@@ -1,6 +1,5 @@
 //! A BERT of two layers with random weights and a vocabulary of whole words: a
-//! real encoder, as small as one can be. Because like words get like vectors,
-//! it retrieves far better than chance before any training.
+//! real encoder, as small as one can be.
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -14,8 +13,35 @@ const LAYERS: usize = 2;
 const LENGTH: usize = 64;
 const SPECIALS: [&str; 4] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
 
+/// Sizes of the random values.
+struct Spread {
+    /// Of position and token-type embeddings; words have 1.
+    place: f32,
+    linear: f32,
+    bias: f32,
+    /// Of a normalisation's weight around 1, and of its bias around 0.
+    norm: f32,
+}
+
+/// The words decide: because like words get like vectors, the model retrieves far
+/// better than chance before any training.
+const TOPICAL: Spread = Spread {
+    place: 0.02,
+    linear: 0.1,
+    bias: 0.0,
+    norm: 0.0,
+};
+
+/// Order and context decide as much as the words, and no parameter is trivial.
+const ENTANGLED: Spread = Spread {
+    place: 0.3,
+    linear: 0.5,
+    bias: 0.1,
+    norm: 0.3,
+};
+
 /// Writes a sentence-transformers folder (mean pooling, normalised) whose
-/// vocabulary is the words of `texts`.
+/// vocabulary is the words of `texts`. The model retrieves far better than chance.
 ///
 /// # Panics
 /// If the disk fails.
@@ -26,17 +52,38 @@ pub fn write_model(dir: &Path, texts: &[String]) {
         .filter(|word| !word.is_empty())
         .map(str::to_lowercase)
         .collect();
+    write_bert(dir, words, &TOPICAL, 7);
+    write_modules(dir);
+}
+
+/// Writes a plain Hugging Face folder (neither pooling nor normalisation) whose
+/// vocabulary is `words`. Other seeds give other weights; the scores mean nothing,
+/// but differ a lot, so a wrong one is seen.
+///
+/// # Panics
+/// If the disk fails.
+pub fn write_plain_model(dir: &Path, words: impl IntoIterator<Item = String>, seed: u64) {
+    write_bert(dir, words, &ENTANGLED, seed);
+}
+
+fn write_bert(dir: &Path, words: impl IntoIterator<Item = String>, spread: &Spread, seed: u64) {
     let vocabulary: Vec<String> = SPECIALS
         .iter()
         .map(|s| (*s).to_owned())
         .chain(words)
         .collect();
+    std::fs::create_dir_all(dir).unwrap();
+    write(dir, "config.json", &config(vocabulary.len()));
+    write(dir, "tokenizer.json", &tokenizer(&vocabulary));
+    let tensors = tensors(vocabulary.len(), spread);
+    write_weights(&dir.join("model.safetensors"), tensors, SplitMix(seed));
+}
+
+/// What makes of the folder a sentence-transformers one.
+fn write_modules(dir: &Path) {
     std::fs::create_dir_all(dir.join("1_Pooling")).unwrap();
-    let write =
-        |name: &str, value: &Value| std::fs::write(dir.join(name), value.to_string()).unwrap();
-    write("config.json", &config(vocabulary.len()));
-    write("tokenizer.json", &tokenizer(&vocabulary));
     write(
+        dir,
         "tokenizer_config.json",
         &json!({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": LENGTH, "pad_token": "[PAD]",
             "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}),
@@ -50,16 +97,21 @@ pub fn write_model(dir: &Path, texts: &[String]) {
         module(1, "1_Pooling", "Pooling"),
         module(2, "2_Normalize", "Normalize"),
     ];
-    write("modules.json", &json!(modules));
+    write(dir, "modules.json", &json!(modules));
     write(
+        dir,
         "sentence_bert_config.json",
         &json!({"max_seq_length": LENGTH, "do_lower_case": false}),
     );
     write(
+        dir,
         "1_Pooling/config.json",
         &json!({"word_embedding_dimension": WIDTH, "pooling_mode_mean_tokens": true}),
     );
-    write_weights(&dir.join("model.safetensors"), vocabulary.len());
+}
+
+fn write(dir: &Path, name: &str, value: &Value) {
+    std::fs::write(dir.join(name), value.to_string()).unwrap();
 }
 
 fn config(vocabulary: usize) -> Value {
@@ -92,7 +144,7 @@ fn tokenizer(vocabulary: &[String]) -> Value {
 
 /// Names and shapes in Hugging Face's scheme; the last number is the size of
 /// the random values.
-fn tensors(vocabulary: usize) -> Vec<(String, Vec<usize>, f32)> {
+fn tensors(vocabulary: usize, spread: &Spread) -> Vec<(String, Vec<usize>, f32)> {
     let mut all = vec![
         (
             "embeddings.word_embeddings.weight".to_owned(),
@@ -102,21 +154,21 @@ fn tensors(vocabulary: usize) -> Vec<(String, Vec<usize>, f32)> {
         (
             "embeddings.position_embeddings.weight".to_owned(),
             vec![LENGTH, WIDTH],
-            0.02,
+            spread.place,
         ),
         (
             "embeddings.token_type_embeddings.weight".to_owned(),
             vec![2, WIDTH],
-            0.02,
+            spread.place,
         ),
     ];
     let norm = |all: &mut Vec<_>, path: String| {
-        all.push((format!("{path}.weight"), vec![WIDTH], 0.0));
-        all.push((format!("{path}.bias"), vec![WIDTH], 0.0));
+        all.push((format!("{path}.weight"), vec![WIDTH], spread.norm));
+        all.push((format!("{path}.bias"), vec![WIDTH], spread.norm));
     };
     let linear = |all: &mut Vec<_>, path: String, out: usize, inner: usize| {
-        all.push((format!("{path}.weight"), vec![out, inner], 0.1));
-        all.push((format!("{path}.bias"), vec![out], 0.0));
+        all.push((format!("{path}.weight"), vec![out, inner], spread.linear));
+        all.push((format!("{path}.bias"), vec![out], spread.bias));
     };
     norm(&mut all, "embeddings.LayerNorm".to_owned());
     for layer in 0..LAYERS {
@@ -132,9 +184,8 @@ fn tensors(vocabulary: usize) -> Vec<(String, Vec<usize>, f32)> {
     all
 }
 
-fn write_weights(path: &Path, vocabulary: usize) {
-    let mut random = SplitMix(7);
-    let values: Vec<(String, Vec<usize>, Vec<f32>)> = tensors(vocabulary)
+fn write_weights(path: &Path, tensors: Vec<(String, Vec<usize>, f32)>, mut random: SplitMix) {
+    let values: Vec<(String, Vec<usize>, Vec<f32>)> = tensors
         .into_iter()
         .map(|(name, shape, scale)| {
             let centre = if name.ends_with("LayerNorm.weight") {

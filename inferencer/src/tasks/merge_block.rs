@@ -93,14 +93,14 @@ fn hits(list: &CandidateList) -> Vec<Hit> {
     pairs.map(|(&row, &score)| Hit { row, score }).collect()
 }
 
-/// Every positive must have been scored by exactly one partition (law 8).
+/// Every known positive must have been scored by exactly one partition (law 8).
 fn complete(list: &CandidateList, queries: &QuerySet, query: usize, block: &Block) -> Result<()> {
-    let expected = negatives::positives(queries, query);
+    let expected = queries.known_positives(query);
     if list.positives == expected {
         return Ok(());
     }
     refuse(format!(
-        "query {:?} of block {block} has {} positives but the candidates score {}; a partition is missing or given twice",
+        "query {:?} of block {block} has {} known positives but the candidates score {}; a partition is missing or given twice",
         queries.id(query),
         expected.len(),
         list.positives.len()

@@ -91,7 +91,7 @@ fn search(
 
 /// The hits as candidates; a positive that is not among them scores 0.
 fn list(queries: &QuerySet, query: usize, hits: &[Hit]) -> CandidateList {
-    let positives = negatives::positives(queries, query);
+    let positives = queries.known_positives(query);
     let score = |row: &u32| {
         hits.iter()
             .find(|hit| hit.row == *row)

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::tasks::stem;
 use crate::workshop::Workshop;
 use quarry_artifacts::layout;
-use quarry_corpus::{CandidateList, NegativesBlock, QuerySet};
+use quarry_corpus::{CandidateList, Corpus, NegativesBlock, QuerySet};
 use quarry_index::{MiningFilter, mine};
 use quarry_proto::{Block, Role, Task, TaskOutput};
 use quarry_recipe::Recipe;
@@ -22,18 +22,12 @@ pub(super) enum Scores {
     Sparse,
 }
 
-/// The query's positives by row, each once.
-pub(super) fn positives(queries: &QuerySet, query: usize) -> Vec<u32> {
-    let mut rows: Vec<u32> = queries.positives(query).collect();
-    rows.sort_unstable();
-    rows.dedup();
-    rows
-}
-
 /// Candidates to search for, so that `depth` are left of any query in `range`
-/// when its positives are taken out.
+/// when its known positives are taken out.
 pub(super) fn depth(depth: usize, queries: &QuerySet, range: Range<usize>) -> usize {
-    let most = range.map(|query| positives(queries, query).len()).max();
+    let most = range
+        .map(|query| queries.known_positives(query).len())
+        .max();
     depth + most.unwrap_or(0)
 }
 
@@ -49,7 +43,7 @@ pub(super) fn publish(
     let mut counts = Counts::default();
     let kept = lists
         .iter()
-        .map(|list| filter(&shop.recipe, corpus, list, scores, &mut counts))
+        .map(|list| filter(&shop.recipe, &corpus.passages, list, scores, &mut counts))
         .collect::<Result<Vec<_>>>()?;
     let folder = layout::generation_negatives(task.generation);
     let write = |path: &std::path::Path| NegativesBlock::write(path, &kept);
@@ -63,7 +57,7 @@ pub(super) fn publish(
 
 fn filter(
     recipe: &Recipe,
-    corpus: &MappedCorpus,
+    corpus: &Corpus,
     list: &CandidateList,
     scores: Scores,
     counts: &mut Counts,
@@ -81,7 +75,7 @@ fn filter(
         max_positive_ratio: (ratio > 0.0).then_some(ratio),
         positive_margin: None,
     };
-    let hash = |row| corpus.passages.text_hash(row);
+    let hash = |row| corpus.text_hash(row);
     let (mut kept, dropped) = match scores {
         Scores::Dense => mine(list, hash, &filter)?,
         Scores::Sparse => mine(&without_ceiling_of_missing(list), hash, &filter)?,
@@ -138,5 +132,93 @@ impl Counts {
             ("empty_queries", self.empty_queries),
         ];
         named.map(|(name, count)| (name.to_owned(), count)).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_corpus::{Format, PrepareOptions, Strictness, Tokenize, prepare};
+    use std::path::Path;
+
+    struct NoTokens;
+
+    impl Tokenize for NoTokens {
+        fn content_ids(&self, texts: &[String], _: usize) -> Result<Vec<Vec<u32>>, String> {
+            Ok(vec![Vec::new(); texts.len()])
+        }
+
+        fn digest(&self) -> String {
+            "none".to_owned()
+        }
+    }
+
+    /// Queries 0 and 2 ask the same; their positives are 0 and 1. Passage 2 repeats
+    /// passage 1, which is only the positive of the other one.
+    fn write_collection(dir: &Path) {
+        let passages = [
+            "iron rusts",
+            "gold does not",
+            "gold does  not",
+            "tin",
+            "lead",
+        ];
+        let passage = |(row, text)| format!("{{\"_id\":\"p{row}\",\"text\":\"{text}\"}}\n");
+        let corpus: String = passages.iter().enumerate().map(passage).collect();
+        let queries = ["what rusts", "what melts", " what  rusts"];
+        let query = |(row, text)| format!("{{\"_id\":\"q{row}\",\"text\":\"{text}\"}}\n");
+        let queries: String = queries.iter().enumerate().map(query).collect();
+        std::fs::create_dir_all(dir.join("qrels")).unwrap();
+        std::fs::write(dir.join("corpus.jsonl"), corpus).unwrap();
+        std::fs::write(dir.join("queries.jsonl"), queries).unwrap();
+        let qrels = "q0\tp0\t1\nq1\tp3\t1\nq2\tp1\t1\n";
+        std::fs::write(dir.join("qrels/train.tsv"), qrels).unwrap();
+    }
+
+    fn open(dir: &Path) -> (Corpus, QuerySet) {
+        write_collection(dir);
+        let options = PrepareOptions {
+            format: Format::Beir,
+            shard_passages: 100,
+            passage_prefix: String::new(),
+            query_prefix: String::new(),
+            passage_tokens: 1,
+            query_tokens: 1,
+            splits: vec!["train".to_owned()],
+            strictness: Strictness::default(),
+        };
+        let manifest = prepare(dir, dir, &NoTokens, &options, &mut |_| {}).unwrap();
+        let shard = dir.join(&manifest.shards[0].file);
+        let queries = dir.join(&manifest.queries["train"].file);
+        (
+            Corpus::open(&[shard]).unwrap(),
+            QuerySet::open(&queries).unwrap(),
+        )
+    }
+
+    #[test]
+    fn a_positive_of_an_equal_question_and_its_copies_are_no_negatives() {
+        let dir = tempfile::tempdir().unwrap();
+        let (corpus, queries) = open(dir.path());
+        assert_eq!(depth(10, &queries, 0..3), 12);
+        assert_eq!(depth(10, &queries, 1..2), 11);
+        let mined = |query: usize| {
+            let positives = queries.known_positives(query);
+            let list = CandidateList {
+                query: query as u32,
+                rows: vec![1, 0, 2, 4, 3],
+                scores: vec![0.5, 0.4, 0.3, 0.2, 0.1],
+                positive_scores: vec![1.0; positives.len()],
+                positives,
+            };
+            let mut counts = Counts::default();
+            let recipe = Recipe::default();
+            let kept = filter(&recipe, &corpus, &list, Scores::Dense, &mut counts).unwrap();
+            let dropped = (counts.positives_masked, counts.text_duplicates);
+            (kept.rows, dropped, counts.kept)
+        };
+        assert_eq!(mined(0), (vec![4, 3], (2, 1), 2));
+        assert_eq!(mined(2), (vec![4, 3], (2, 1), 2));
+        assert_eq!(mined(1), (vec![1, 0, 2, 4], (1, 0), 4));
     }
 }

@@ -132,14 +132,14 @@ fn read_index(shop: &Workshop, object: &ObjectRef, passages: &Rows) -> Result<Fa
     ))
 }
 
-/// The query's positives inside the partition, by row, and their scores.
+/// The query's known positives inside the partition, by row, and their scores.
 fn score_positives(
     queries: &QuerySet,
     query: usize,
     vector: &[f32],
     passages: &Rows,
 ) -> (Vec<u32>, Vec<f32>) {
-    let positives = negatives::positives(queries, query);
+    let positives = queries.known_positives(query);
     let scores = score_rows(passages.parts(), vector, &positives);
     let inside = positives.into_iter().zip(scores);
     inside

@@ -2,28 +2,19 @@
 #![allow(dead_code)] // Each test file uses its part.
 #![allow(clippy::unwrap_used)]
 
-pub mod coordinator;
-mod tiny_model;
-
 use quarry_artifacts::{
-    BlockRef, CheckpointOrigin, Digest, GenerationKind, GenerationManifest, ObjectRef, RunDocument,
-    Store, layout, publish_checkpoint, publish_corpus,
+    BlockRef, Digest, GenerationKind, GenerationManifest, ObjectRef, RunDocument, Store, layout,
 };
-use quarry_corpus::{
-    CandidateList, CorpusManifest, Format, NegativesBlock, PrepareOptions, Strictness, Tokenize,
-    prepare,
-};
+use quarry_corpus::{CandidateList, NegativesBlock};
 use quarry_model::TextTokenizer;
+use quarry_proto::v1::WatchGenerationsResponse;
 use quarry_recipe::{Precision, Recipe, Schedule};
+use quarry_testkit::{PublishedRun, WordCollection, WordSplit, write_plain_model};
 use quarry_trainer::losses::StepLine;
-use quarry_trainer::negatives::Activation;
 use quarry_trainer::options::Options;
-use serde_json::json;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
-use tch::Tensor;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -52,32 +43,36 @@ impl TinyRun {
         Self::with_model(change, |_| {})
     }
 
-    pub fn with_model(
-        change: impl Fn(&mut Recipe),
-        damage: impl Fn(&mut Vec<(String, Tensor)>),
-    ) -> Self {
+    /// A run of a model in whose folder `damage` was.
+    pub fn with_model(change: impl Fn(&mut Recipe), damage: impl Fn(&Path)) -> Self {
         let runtime = quarry_service::threads::runtime("test", 2).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("model");
-        tiny_model::write_model(&model, damage);
-        let recipe = recipe(change);
-        let (store, run) = runtime.block_on(publish(folder.path(), &model, &recipe));
+        write_plain_model(&model, WordCollection::vocabulary(), 7);
+        damage(&model);
+        let tokenizer = TextTokenizer::from_dir(&model).unwrap();
+        let (collection, recipe) = (collection(), recipe(change));
+        let publish =
+            PublishedRun::publish(folder.path(), &collection, &model, &tokenizer, &recipe);
+        let PublishedRun {
+            store, document, ..
+        } = runtime.block_on(publish);
         Self {
             runtime,
             folder,
             store,
-            run,
+            run: document,
         }
     }
 
     /// Publishes generation `generation` of the initial checkpoint, where query `q`
-    /// has the negatives `mined(q)`, and returns it as activation `activation`.
+    /// has the negatives `mined(q)`, and returns what announces it as activation `activation`.
     pub fn generation(
         &self,
         activation: u64,
         generation: u64,
         mined: impl Fn(u32) -> Vec<u32>,
-    ) -> Activation {
+    ) -> WatchGenerationsResponse {
         self.generation_of(
             activation,
             generation,
@@ -94,7 +89,7 @@ impl TinyRun {
         queries: u32,
         corpus: &Digest,
         mined: impl Fn(u32) -> Vec<u32>,
-    ) -> Activation {
+    ) -> WatchGenerationsResponse {
         let mut negatives = Vec::new();
         for first in (0..queries).step_by(8) {
             let lists: Vec<_> = (first..queries.min(first + 8))
@@ -129,12 +124,11 @@ impl TinyRun {
             .runtime
             .block_on(manifest.publish(&self.store))
             .unwrap();
-        let checkpoint = self.run.initial_checkpoint.clone();
-        Activation {
+        WatchGenerationsResponse {
             activation,
             generation,
-            checkpoint,
-            manifest,
+            checkpoint: Some(self.run.initial_checkpoint.clone().into()),
+            manifest: Some(manifest.into()),
         }
     }
 
@@ -205,88 +199,18 @@ fn recipe(change: impl Fn(&mut Recipe)) -> Recipe {
     recipe
 }
 
-async fn publish(root: &Path, model: &Path, recipe: &Recipe) -> (Store, RunDocument) {
-    let (data, prepared) = (root.join("data"), root.join("prepared"));
-    write_collection(&data);
-    let tokenizer = TextTokenizer::from_dir(model).unwrap();
-    let manifest: CorpusManifest = prepare(
-        &data,
-        &prepared,
-        &tokenizer,
-        &prepare_options(),
-        &mut |_| {},
-    )
-    .unwrap();
-    let store = Store::open(root.join("store").to_str().unwrap())
-        .await
-        .unwrap();
-    let shards = manifest.shards.iter().map(|s| s.file.clone());
-    let files: Vec<String> = shards
-        .chain(manifest.queries.values().map(|q| q.file.clone()))
-        .collect();
-    let digest: Digest = manifest.digest().parse().unwrap();
-    let value = serde_json::to_value(&manifest).unwrap();
-    let corpus = publish_corpus(&store, &digest, &prepared, &files, value)
-        .await
-        .unwrap();
-    let origin = CheckpointOrigin::default();
-    let checkpoint = publish_checkpoint(&store, 0, model, origin).await.unwrap();
-    let run = RunDocument {
-        version: RunDocument::VERSION,
-        recipe: serde_json::to_value(recipe).unwrap(),
-        corpus,
-        tokenizer_digest: tokenizer.digest().parse().unwrap(),
-        initial_checkpoint: checkpoint.reference(),
-        created: 0,
-    };
-    run.publish(&store).await.unwrap();
-    (store, run)
-}
-
-fn prepare_options() -> PrepareOptions {
-    PrepareOptions {
-        format: Format::Beir,
+/// Query `q` has the positive `q`; query 1 has passage 30 as a second one.
+fn collection() -> WordCollection {
+    WordCollection {
+        passages: PASSAGES,
+        duplicate: DUPLICATE,
         shard_passages: 16,
-        passage_prefix: String::new(),
-        query_prefix: String::new(),
-        passage_tokens: 30,
-        query_tokens: 14,
-        splits: vec!["train".to_owned()],
-        strictness: Strictness::default(),
+        splits: vec![WordSplit {
+            name: "train",
+            queries: QUERIES,
+            first: 0,
+            step: 1,
+            second: Some(30),
+        }],
     }
-}
-
-/// Words of passage `p`: a fixed pseudo-random draw.
-fn words(p: u32, count: u32) -> String {
-    let p = if p == DUPLICATE { 0 } else { p };
-    let mut state = u64::from(p) * 7919 + 17;
-    let draw = |_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        format!("word{}", (state >> 33) as usize % tiny_model::WORDS)
-    };
-    (0..count).map(draw).collect::<Vec<_>>().join(" ")
-}
-
-/// Passage `p` has 4 to 10 words; query `q` asks with the first three of passage
-/// `q`, its positive. Query 1 has passage 30 as a second one.
-fn write_collection(dir: &Path) {
-    std::fs::create_dir_all(dir.join("qrels")).unwrap();
-    let (mut corpus, mut queries) = (String::new(), String::new());
-    for p in 0..PASSAGES {
-        let length = if p == DUPLICATE { 4 } else { 4 + p % 7 };
-        let line = json!({"_id": format!("d{p}"), "title": "", "text": words(p, length)});
-        writeln!(corpus, "{line}").unwrap();
-    }
-    let mut qrels = "query-id\tcorpus-id\tscore\n".to_owned();
-    for q in 0..QUERIES {
-        let line = json!({"_id": format!("q{q:02}"), "text": words(q, 3)});
-        writeln!(queries, "{line}").unwrap();
-        writeln!(qrels, "q{q:02}\td{q}\t1").unwrap();
-    }
-    writeln!(qrels, "q01\td30\t2").unwrap();
-    std::fs::write(dir.join("corpus.jsonl"), corpus).unwrap();
-    std::fs::write(dir.join("queries.jsonl"), queries).unwrap();
-    std::fs::write(dir.join("qrels/train.tsv"), qrels).unwrap();
 }

@@ -1,5 +1,6 @@
 //! One file a command: its arguments, what it does, what it prints.
 
+pub mod compare;
 mod connect;
 pub mod encode;
 pub mod eval;

@@ -70,7 +70,7 @@ pub fn execute(args: &PrepareArgs) -> Result<ExitCode> {
         let published = setup::publish_collection(&store, &args.data, &tokenizer, &options).await?;
         if args.recipe.is_some() {
             let checkpoint = setup::publish_initial_model(&store, &recipe, &model).await?;
-            setup::publish_run(&store, &recipe, published.0.clone(), &tokenizer, checkpoint)
+            setup::publish_run(&store, &recipe, published.0.clone(), &tokenizer, checkpoint, None)
                 .await?;
         }
         Ok(published)
@@ -84,14 +84,16 @@ pub fn execute(args: &PrepareArgs) -> Result<ExitCode> {
     }
     println!("{}", location.folder);
     println!(
-        "{} passages in {} shards",
+        "{} passages in {} shards, {} cut to {} tokens",
         manifest.passages,
-        manifest.shards.len()
+        manifest.shards.len(),
+        manifest.truncated_passages,
+        manifest.passage_tokens
     );
     for (split, entry) in &manifest.queries {
         println!(
-            "{split}: {} queries, {} positives",
-            entry.queries, entry.positives
+            "{split}: {} queries, {} positives, {} cut to {} tokens",
+            entry.queries, entry.positives, entry.truncated, manifest.query_tokens
         );
     }
     for (kind, count) in &manifest.dropped {

@@ -98,3 +98,23 @@ fn to_json(run: &GetRunResponse) -> Value {
         })).collect::<Vec<_>>(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_shown_in_words_and_in_json() {
+        let trouble = "the trainer refuses generation 7: it was mined from another corpus";
+        let run = GetRunResponse {
+            name: "ance".to_owned(),
+            trouble: trouble.to_owned(),
+            ..GetRunResponse::default()
+        };
+        assert_eq!(
+            to_text(&run),
+            format!("ance: trainer starting | no generation yet | fleet idle | {trouble}\n")
+        );
+        assert_eq!(to_json(&run)["trouble"], trouble);
+    }
+}

@@ -4,6 +4,7 @@
 //! Coordinator and inferencers may die at any time: they are started again. A
 //! trainer that dies is not: its user decides, with `--resume`.
 
+use crate::resources::Resources;
 use anyhow::{Context, Result, bail};
 use quarry_service::signals::STOP_WITH_PARENT;
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,6 +26,9 @@ const MAX_RESTARTS: usize = 5;
 
 /// See [`MAX_RESTARTS`].
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
+
+/// A disk with fewer free bytes is full: not even the next lines of a log fit.
+const FULL: u64 = 1 << 16;
 
 /// Exit code of a coordinator that found another one writing: restarting it would
 /// only fence the other.
@@ -299,8 +303,16 @@ impl Program {
         Ok(())
     }
 
-    /// The last line logged since the process was started.
+    /// The last line logged since the process was started, unless the disk is so
+    /// full that it could not be written.
     fn last_words(&self, place: &Place) -> String {
+        let free = Resources::read(Some(&place.folder)).disk;
+        if free.is_some_and(|bytes| bytes < FULL) {
+            return format!(
+                "no space left on the disk of {}; free some",
+                place.folder.display()
+            );
+        }
         last_line(&log_path(place, &self.name), self.log_start)
     }
 

@@ -11,6 +11,7 @@ pub mod setup;
 mod verdict;
 mod watch;
 
+use crate::collection::describe;
 use crate::{block_on, model_source, resources};
 use anyhow::{Context, Result, bail};
 use attend::{Exit, conduct};
@@ -177,7 +178,7 @@ async fn new_run(
     let options = setup::prepare_options(recipe, data, model_folder.max_length)?;
     eprintln!("preparing {} …", data.display());
     let (corpus, manifest) = setup::publish_collection(store, data, &tokenizer, &options).await?;
-    describe(&manifest);
+    eprintln!("{}", describe(&manifest));
     check_batch(recipe, &manifest)?;
     check_resources(
         recipe,
@@ -187,22 +188,6 @@ async fn new_run(
     )?;
     let checkpoint = setup::publish_initial_model(store, recipe, &model).await?;
     setup::publish_run(store, recipe, corpus, &tokenizer, checkpoint).await
-}
-
-fn describe(manifest: &CorpusManifest) {
-    let queries: Vec<String> = manifest
-        .queries
-        .iter()
-        .map(|(split, entry)| format!("{} {split}", entry.queries))
-        .collect();
-    eprintln!(
-        "{} passages in {} shards, {} cut to {} tokens; queries: {}",
-        manifest.passages,
-        manifest.shards.len(),
-        manifest.truncated_passages,
-        manifest.passage_tokens,
-        queries.join(", ")
-    );
 }
 
 /// Refuses a batch larger than the training split: its queries must be distinct.

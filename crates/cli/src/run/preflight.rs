@@ -234,6 +234,7 @@ mod tests {
                     size: queries * 100,
                     sha256: String::new(),
                     tokens: queries * 10,
+                    truncated: 0,
                 },
             )]),
             tokenizer_digest: String::new(),

@@ -14,7 +14,7 @@ const PLAIN_EVERY: Duration = Duration::from_secs(10);
 pub struct Progress {
     bar: Option<ProgressBar>,
     last: Instant,
-    generation: Option<u64>,
+    seen: Seen,
 }
 
 impl Progress {
@@ -29,24 +29,22 @@ impl Progress {
         Self {
             bar,
             last: Instant::now() - PLAIN_EVERY,
-            generation: None,
+            seen: Seen::default(),
         }
     }
 
     /// Shows the run as it is now.
     pub fn show(&mut self, run: &GetRunResponse) {
         let line = watch::line(run);
-        let generation = run.active.as_ref().map(|g| g.generation);
-        let swapped = generation != self.generation;
-        self.generation = generation;
+        let news = self.seen.is_news(run);
         match &self.bar {
             Some(bar) => {
-                if swapped {
+                if news {
                     bar.println(&line);
                 }
                 bar.set_message(line);
             }
-            None if swapped || self.last.elapsed() >= PLAIN_EVERY => {
+            None if news || self.last.elapsed() >= PLAIN_EVERY => {
                 self.last = Instant::now();
                 eprintln!("{line}");
             }
@@ -70,6 +68,62 @@ impl Progress {
     pub fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// What of the run was shown last and stays worth a line of its own.
+#[derive(Default)]
+struct Seen {
+    generation: Option<u64>,
+    trouble: String,
+}
+
+impl Seen {
+    /// Whether another generation is active or another trouble has come up since the
+    /// last look. Trouble that only counts on is no news, nor is its end.
+    fn is_news(&mut self, run: &GetRunResponse) -> bool {
+        let generation = run.active.as_ref().map(|g| g.generation);
+        let trouble = run.trouble.replace(|c: char| c.is_ascii_digit(), "");
+        let news = generation != self.generation || !trouble.is_empty() && trouble != self.trouble;
+        *self = Self {
+            generation,
+            trouble,
+        };
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_proto::v1::GenerationSummary;
+
+    #[test]
+    fn a_generation_and_a_trouble_are_news_once() {
+        let run = |generation, trouble: &str| GetRunResponse {
+            active: Some(GenerationSummary {
+                generation,
+                ..GenerationSummary::default()
+            }),
+            trouble: trouble.to_owned(),
+            ..GetRunResponse::default()
+        };
+        let refused = "the trainer refuses generation 7: it was mined from another corpus";
+        let looks = [
+            (run(6, ""), true),
+            (run(6, ""), false),
+            (run(7, ""), true),
+            (run(7, refused), true),
+            (run(7, refused), false),
+            (run(7, "no inferencer has asked for work for 60 s"), true),
+            (run(7, "no inferencer has asked for work for 61 s"), false),
+            (run(7, ""), false),
+            (run(7, refused), true),
+        ];
+        let mut seen = Seen::default();
+        for (at, (run, news)) in looks.iter().enumerate() {
+            assert_eq!(seen.is_news(run), *news, "look {at}");
         }
     }
 }

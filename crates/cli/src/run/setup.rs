@@ -177,6 +177,7 @@ pub async fn publish_run(
     corpus: CorpusLocation,
     tokenizer: &TextTokenizer,
     initial_checkpoint: CheckpointRef,
+    replay: Option<VersionLog>,
 ) -> Result<RunDocument> {
     let document = RunDocument {
         version: RunDocument::VERSION,
@@ -188,6 +189,7 @@ pub async fn publish_run(
             .context("the tokenizer's digest")?,
         initial_checkpoint,
         created: unix_now(),
+        replay,
     };
     match document.publish(store).await? {
         Created::Yes => Ok(document),

@@ -216,7 +216,7 @@ impl Job<'_> {
     ) -> Result<QueriesEntry, CorpusError> {
         let options = self.options;
         let mut set = QuerySetBuilder::new();
-        let mut positives = 0;
+        let (mut positives, mut truncated) = (0, 0);
         for batch in split.queries.chunks(BATCH) {
             let texts: Vec<String> = batch
                 .iter()
@@ -225,7 +225,8 @@ impl Job<'_> {
             let tokens = self.tokens(&texts, options.query_tokens, || {
                 format!("queries of the split {}", split.name)
             })?;
-            for (query, (tokens, _)) in batch.iter().zip(tokens) {
+            for (query, (tokens, cut)) in batch.iter().zip(tokens) {
+                truncated += u64::from(cut);
                 let (rows, grades) = self.verdicts(judged, query)?;
                 positives += grades.iter().filter(|grade| **grade >= 1).count() as u64;
                 set.push(&query.id, query.text(), &tokens, &rows, &grades)
@@ -249,6 +250,7 @@ impl Job<'_> {
             size: written.size,
             sha256: written.sha256,
             tokens,
+            truncated,
         })
     }
 

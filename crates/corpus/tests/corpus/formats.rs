@@ -1,6 +1,6 @@
 //! The same small collection in every format.
 
-use quarry_corpus::Format;
+use quarry_corpus::{CorpusManifest, Format};
 
 use crate::{Prepared, collection, ids, options};
 
@@ -82,7 +82,42 @@ fn prefixes_come_first_and_cuts_are_counted() {
     assert_eq!(corpus.tokens(1), [8, 2, 5]);
     assert_eq!(corpus.text(0), "Oxygen is a gas");
     assert_eq!(prepared.manifest.truncated_passages, 2);
+    // "q: what is it" and "q: which has no title".
     assert_eq!(prepared.queries("dev").tokens(0), [2, 4]);
+    assert_eq!(prepared.manifest.queries["dev"].truncated, 2);
+}
+
+#[test]
+fn cut_queries_are_counted_by_split() {
+    let dir = collection(&[
+        ("corpus.jsonl", b"{\"_id\": \"p\", \"text\": \"a passage\"}\n"),
+        (
+            "queries.jsonl",
+            b"{\"_id\": \"three\", \"text\": \"one two three\"}\n{\"_id\": \"four\", \"text\": \"one two three four\"}\n{\"_id\": \"five\", \"text\": \"one two three four five\"}\n",
+        ),
+        ("qrels/train.tsv", b"query-id\tcorpus-id\tscore\nfour\tp\t1\nfive\tp\t1\n"),
+        ("qrels/dev.tsv", b"query-id\tcorpus-id\tscore\nthree\tp\t1\nfive\tp\t1\n"),
+        ("qrels/test.tsv", b"query-id\tcorpus-id\tscore\nthree\tp\t1\n"),
+    ]);
+    let mut options = options(Format::Beir, &["train", "dev", "test"]);
+    options.query_tokens = 3;
+    let manifest = Prepared::new(dir.path(), &options).manifest;
+    let cut = |split: &str| manifest.queries[split].truncated;
+    assert_eq!((cut("train"), cut("dev"), cut("test")), (2, 1, 0));
+    assert_eq!(manifest.truncated_passages, 0);
+}
+
+#[test]
+fn a_manifest_from_before_the_count_of_cut_queries_is_read() {
+    let dir = collection(&BEIR);
+    let manifest = Prepared::new(dir.path(), &options(Format::Beir, &["dev"])).manifest;
+    let mut old = serde_json::to_value(&manifest).unwrap();
+    let entry = old["queries"]["dev"].as_object_mut().unwrap();
+    assert_eq!(entry.remove("truncated"), Some(0.into()));
+    assert_eq!(
+        serde_json::from_value::<CorpusManifest>(old).unwrap(),
+        manifest
+    );
 }
 
 #[test]

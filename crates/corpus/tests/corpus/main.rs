@@ -6,6 +6,7 @@ mod faults;
 mod formats;
 mod squad_mini;
 mod tables;
+mod twins;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

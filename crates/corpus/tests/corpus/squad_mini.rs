@@ -57,6 +57,11 @@ fn counts_are_those_of_its_description() {
         .filter(|(_, text)| text.split_whitespace().count() > 100)
         .count();
     assert_eq!(manifest.truncated_passages, longer as u64);
+    for (split, entry) in &manifest.queries {
+        let set = prepared.queries(split);
+        let longer = (0..set.len()).filter(|i| set.text(*i).split_whitespace().count() > 32);
+        assert_eq!(entry.truncated, longer.count() as u64, "{split}");
+    }
     for (row, text) in corpus.texts() {
         assert_eq!(corpus.tokens(row), words(text, 100));
         assert_eq!(corpus.text_hash(row), quarry_corpus::text_hash(text));

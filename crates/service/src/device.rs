@@ -1,0 +1,73 @@
+//! The option `--device` of the programs that compute. Refuses to look for GPUs:
+//! that takes a native library.
+
+use crate::error::{Result, ServiceError};
+use std::str::FromStr;
+
+/// What `--device` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU, or the processor if there is none.
+    Auto,
+    /// The processor, also where there is a GPU.
+    Cpu,
+    /// The GPU of this number and no other device.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => (text.strip_prefix("cuda:").and_then(|n| n.parse().ok()))
+                .map(Self::Cuda)
+                .ok_or_else(|| "write auto, cpu or cuda:N".to_owned()),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// The number of the GPU to use where there are `gpus`; `None` is the processor.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoGpu`], rather than fall back in silence (law 8).
+    pub fn gpu(self, gpus: usize) -> Result<Option<usize>> {
+        match self {
+            Self::Cuda(number) if number >= gpus => Err(ServiceError::NoGpu { number, gpus }),
+            Self::Cuda(number) => Ok(Some(number)),
+            Self::Auto if gpus > 0 => Ok(Some(0)),
+            Self::Auto | Self::Cpu => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read() {
+        assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
+        assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
+        for wrong in ["gpu", "cuda:", "cuda:x", "CPU", ""] {
+            let refused = wrong.parse::<DeviceChoice>().unwrap_err();
+            assert!(refused.contains("cuda:N"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn auto_takes_what_there_is_and_a_number_insists() {
+        assert_eq!(DeviceChoice::Auto.gpu(0).unwrap(), None);
+        assert_eq!(DeviceChoice::Auto.gpu(2).unwrap(), Some(0));
+        assert_eq!(DeviceChoice::Cpu.gpu(2).unwrap(), None);
+        assert_eq!(DeviceChoice::Cuda(1).gpu(2).unwrap(), Some(1));
+        let refused = DeviceChoice::Cuda(2).gpu(2).unwrap_err().to_string();
+        assert!(refused.contains("there is no GPU 2"), "{refused}");
+    }
+}
