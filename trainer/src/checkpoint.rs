@@ -9,7 +9,7 @@ use crate::outbox::{Letter, Outbox};
 use crate::state::{FOLDER, OPTIMIZER, TrainerState};
 use crate::step::Learner;
 use anyhow::{Context, Result, ensure};
-use quarry_artifacts::{CheckpointOrigin, CheckpointRef, Store, publish_checkpoint};
+use quarry_artifacts::{CheckpointOrigin, CheckpointRef, Store, VersionSwap, publish_checkpoint};
 use quarry_model::DualEncoder;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use tch::Tensor;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// Attempts to publish the last checkpoint of a process.
-const LAST_ATTEMPTS: u32 = 5;
+/// Attempts to publish a checkpoint that must not be left out.
+const ATTEMPTS: u32 = 5;
 
 /// Writes and publishes checkpoints.
 pub struct Checkpointer {
@@ -132,11 +132,17 @@ impl Checkpointer {
         }
     }
 
-    /// Writes and publishes the last checkpoint of this process, and waits for it.
+    /// Writes and publishes a checkpoint that must not be left out, and waits for
+    /// it: the last one of this process, or one that a version log asks for.
     ///
     /// # Errors
     /// When the store refused it several times.
-    pub fn last(&mut self, learner: &Learner, state: &TrainerState, complete: bool) -> Result<()> {
+    pub fn publish_now(
+        &mut self,
+        learner: &Learner,
+        state: &TrainerState,
+        complete: bool,
+    ) -> Result<()> {
         self.settle()?;
         let mut pause = Duration::from_secs(1);
         let mut attempt = 1;
@@ -144,10 +150,10 @@ impl Checkpointer {
             self.begin(learner, state.clone(), complete)?;
             match self.settle()? {
                 None => return Ok(()),
-                Some(error) if attempt == LAST_ATTEMPTS => {
+                Some(error) if attempt == ATTEMPTS => {
                     return Err(error).with_context(|| {
                         format!(
-                            "the last checkpoint, of step {}, could not be published",
+                            "the checkpoint of step {} could not be published",
                             state.step
                         )
                     });
@@ -184,7 +190,7 @@ async fn publish(store: Store, outbox: Arc<Outbox>, copy: DualEncoder, parcel: P
         created_unix: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |elapsed| elapsed.as_secs()),
-        ..CheckpointOrigin::default()
+        notes: VersionSwap::note(&parcel.state.swaps),
     };
     let folder = parcel.folder.clone();
     let (copy, written) = tokio::task::block_in_place(|| {

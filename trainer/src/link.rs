@@ -116,6 +116,21 @@ impl Link {
         .map(|_| ())
     }
 
+    /// Every published generation.
+    ///
+    /// # Errors
+    /// The failure of the call.
+    pub async fn generations(&self) -> Result<Vec<v1::GenerationSummary>, Status> {
+        let mut client = self.client.clone();
+        let request = v1::ListGenerationsRequest {};
+        let list = within(
+            DEADLINE,
+            async move { client.list_generations(request).await },
+        )
+        .await?;
+        Ok(list.generations)
+    }
+
     /// Activations after number `after`, as they happen.
     ///
     /// # Errors
@@ -146,17 +161,30 @@ impl Activations {
         let Some(wire) = self.0.message().await? else {
             return Ok(None);
         };
-        let invalid = |reason: String| Status::invalid_argument(reason);
-        let missing = || invalid("message WatchGenerationsResponse lacks a reference".to_owned());
-        let checkpoint = wire.checkpoint.ok_or_else(missing)?;
-        let manifest = wire.manifest.ok_or_else(missing)?;
-        Ok(Some(Activation {
-            activation: wire.activation,
-            generation: wire.generation,
-            checkpoint: checkpoint.try_into().map_err(|e| invalid(format!("{e}")))?,
-            manifest: manifest.try_into().map_err(|e| invalid(format!("{e}")))?,
-        }))
+        let of = (wire.activation, wire.generation);
+        activation(of, wire.checkpoint, wire.manifest).map(Some)
     }
+}
+
+/// The activation with these (number, generation) and references.
+///
+/// # Errors
+/// A reference that is missing or means nothing.
+pub fn activation(
+    (activation, generation): (u64, u64),
+    checkpoint: Option<v1::CheckpointRef>,
+    manifest: Option<v1::ObjectRef>,
+) -> Result<Activation, Status> {
+    let invalid = |reason: String| Status::invalid_argument(reason);
+    let missing = || invalid(format!("generation {generation} lacks a reference"));
+    let checkpoint = checkpoint.ok_or_else(missing)?;
+    let manifest = manifest.ok_or_else(missing)?;
+    Ok(Activation {
+        activation,
+        generation,
+        checkpoint: checkpoint.try_into().map_err(|e| invalid(format!("{e}")))?,
+        manifest: manifest.try_into().map_err(|e| invalid(format!("{e}")))?,
+    })
 }
 
 /// A status as one sentence, without its debug form.

@@ -7,7 +7,8 @@
 use crate::batches::Mined;
 use crate::dataset::Dataset;
 use quarry_artifacts::{
-    ArtifactError, Cache, CachedFile, CheckpointRef, GenerationManifest, ObjectRef, Store,
+    ArtifactError, Cache, CachedFile, CheckpointRef, GenerationKind, GenerationManifest, ObjectRef,
+    Store,
 };
 use quarry_corpus::{CorpusError, NegativesBlock};
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,7 @@ impl NegativesError {
 /// A generation ready to be trained on.
 pub struct Negatives {
     activation: Activation,
+    kind: GenerationKind,
     /// The first query row and the map of each block, in query order.
     blocks: Vec<(u32, NegativesBlock)>,
     _files: Vec<CachedFile>,
@@ -109,6 +111,7 @@ impl Negatives {
         }
         Ok(Self {
             activation,
+            kind: manifest.kind,
             blocks,
             _files: files,
         })
@@ -123,6 +126,12 @@ impl Negatives {
                 .count()
         };
         self.blocks.iter().map(|(_, block)| lists(block)).sum()
+    }
+
+    /// How they were mined.
+    #[must_use]
+    pub fn kind(&self) -> GenerationKind {
+        self.kind
     }
 
     /// Which activation these are.

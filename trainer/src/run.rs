@@ -16,6 +16,7 @@ use crate::outbox::Outbox;
 use crate::pace::Pace;
 use crate::resume::{self, Resumed};
 use crate::schedule::LearningRate;
+use crate::script::Script;
 use crate::state::TrainerState;
 use crate::step::Learner;
 use crate::swap::Active;
@@ -23,7 +24,7 @@ use crate::training::Training;
 use crate::{loader::Framing, model};
 use anyhow::{Context, Result, bail, ensure};
 use quarry_artifacts::{
-    Cache, CheckpointFiles, CheckpointManifest, RunDocument, Store, fetch_checkpoint,
+    Cache, CheckpointFiles, CheckpointManifest, RunDocument, Store, VersionLog, fetch_checkpoint,
 };
 use quarry_model::DualEncoder;
 use quarry_recipe::Recipe;
@@ -73,6 +74,7 @@ pub fn run_until(options: &Options, runtime: &Runtime, stop: &CancellationToken)
 /// Everything that comes from outside, fetched.
 struct Start {
     recipe: Recipe,
+    replay: Option<VersionLog>,
     device: Device,
     link: Link,
     source: Source,
@@ -131,6 +133,7 @@ impl Start {
         };
         Ok(Self {
             recipe,
+            replay: run.replay,
             device,
             link,
             source,
@@ -168,6 +171,10 @@ impl Start {
             tracing::info!(step = first, total, activation = after, "resumed");
         }
         let copy = self.copy_of_model()?;
+        let script = self.replay.take().map(|log| {
+            tracing::info!(swaps = log.swaps.len(), "repeating a version log");
+            Arc::new(Script::new(log, self.link.clone(), self.source.clone()))
+        });
         let store = self.source.store.clone();
         let checkpointer = Checkpointer::new(
             runtime.handle(),
@@ -206,6 +213,7 @@ impl Start {
             active,
             outbox,
             checkpointer,
+            script,
             loader: None,
         })
     }

@@ -4,6 +4,7 @@
 
 use crate::negatives::Activation;
 use anyhow::{Context, Result, ensure};
+use quarry_artifacts::VersionSwap;
 use quarry_recipe::{Recipe, Schedule};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -37,7 +38,7 @@ pub struct TrainerState {
     /// The active generation; unset before the first step.
     pub active: Option<Activation>,
     /// The version log so far: which steps used which generation.
-    pub swaps: Vec<Swap>,
+    pub swaps: Vec<VersionSwap>,
     /// File of the losses so far, as given by `--losses`.
     pub losses: Option<String>,
 }
@@ -62,20 +63,6 @@ pub struct ScheduleState {
     pub peak: f64,
     /// Share of the steps spent warming up.
     pub warmup_ratio: f64,
-}
-
-/// One line of the version log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Swap {
-    /// First step that uses the generation.
-    pub step: u64,
-    /// The activation.
-    pub activation: u64,
-    /// The generation.
-    pub generation: u64,
-    /// Digest of the checkpoint it was mined with.
-    pub checkpoint_digest: String,
 }
 
 impl TrainerState {

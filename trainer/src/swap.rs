@@ -6,7 +6,7 @@
 use crate::feed::Feed;
 use crate::negatives::Negatives;
 use crate::outbox::{Letter, Outbox};
-use crate::state::Swap;
+use quarry_artifacts::VersionSwap;
 use quarry_recipe::{OnStale, Refresh};
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub fn verdict(refresh: &Refresh, staleness: u64) -> Verdict {
 /// The active generation and how it came to be.
 pub struct Active {
     negatives: Option<Arc<Negatives>>,
-    swaps: Vec<Swap>,
+    swaps: Vec<VersionSwap>,
     /// The activation about whose staleness a warning was said.
     warned: Option<u64>,
 }
@@ -45,7 +45,7 @@ pub struct Active {
 impl Active {
     /// A version log so far; no generation is active yet.
     #[must_use]
-    pub fn new(swaps: Vec<Swap>) -> Self {
+    pub fn new(swaps: Vec<VersionSwap>) -> Self {
         Self {
             negatives: None,
             swaps,
@@ -69,7 +69,7 @@ impl Active {
 
     /// The version log.
     #[must_use]
-    pub fn swaps(&self) -> &[Swap] {
+    pub fn swaps(&self) -> &[VersionSwap] {
         &self.swaps
     }
 
@@ -87,12 +87,16 @@ impl Active {
         let activation = negatives.activation().clone();
         // Steps that a killed process took beyond its last checkpoint are taken again.
         self.swaps.retain(|swap| swap.step < step);
-        self.swaps.push(Swap {
-            step,
-            activation: activation.activation,
-            generation: activation.generation,
-            checkpoint_digest: activation.checkpoint.digest.to_string(),
-        });
+        // Taking up a generation again after a resume is no swap.
+        if self.swaps.last().map(|swap| swap.generation) != Some(activation.generation) {
+            self.swaps.push(VersionSwap {
+                step,
+                generation: activation.generation,
+                kind: negatives.kind(),
+                checkpoint_step: activation.checkpoint.step,
+                checkpoint: activation.checkpoint.digest.clone(),
+            });
+        }
         outbox.post(Letter::Swap { step, activation });
         self.negatives = Some(negatives);
     }

@@ -13,6 +13,7 @@ use crate::losses::{Losses, StepLine};
 use crate::outbox::{Letter, Outbox};
 use crate::pace::Pace;
 use crate::schedule::LearningRate;
+use crate::script::Script;
 use crate::state::TrainerState;
 use crate::step::{Learner, StepReport};
 use crate::swap::{Active, Verdict, verdict};
@@ -26,7 +27,7 @@ use tokio::runtime::Handle;
 
 /// How often a wait is looked into and how often it is said.
 const LOOK: Duration = Duration::from_millis(200);
-const SAY: Duration = Duration::from_secs(10);
+pub(crate) const SAY: Duration = Duration::from_secs(10);
 /// How long the coordinator may take to hear of the last checkpoint.
 const FAREWELL: Duration = Duration::from_secs(30);
 
@@ -51,6 +52,8 @@ pub struct Training {
     pub(crate) losses: Option<Losses>,
     pub(crate) losses_path: Option<String>,
     pub(crate) pace: Pace,
+    /// The version log this run repeats.
+    pub(crate) script: Option<Arc<Script>>,
 }
 
 impl Training {
@@ -76,10 +79,23 @@ impl Training {
             let report = self.learner.step(self.step, &ready.micros, rate)?;
             self.note(&ready, &report, started.elapsed(), idle);
             self.step += 1;
-            if self.step.is_multiple_of(self.recipe.train.checkpoint_every) && !self.stopped() {
-                self.checkpointer
-                    .begin(&self.learner, self.state(), false)?;
-            }
+            self.checkpoint_if_due()?;
+        }
+        Ok(())
+    }
+
+    fn checkpoint_if_due(&mut self) -> Result<()> {
+        if self.stopped() {
+            return Ok(()); // The last one is the end's.
+        }
+        if let Some(script) = self.script.clone()
+            && script.needs_checkpoint(self.step)
+        {
+            return self.publish_for(&script);
+        }
+        if self.step.is_multiple_of(self.recipe.train.checkpoint_every) {
+            self.checkpointer
+                .begin(&self.learner, self.state(), false)?;
         }
         Ok(())
     }
@@ -96,8 +112,11 @@ impl Training {
             return Ok(());
         }
         self.checkpointer
-            .last(&self.learner, &self.state(), complete)?;
+            .publish_now(&self.learner, &self.state(), complete)?;
         self.runtime.block_on(self.outbox.flush(FAREWELL))?;
+        if let Some(script) = &self.script {
+            self.compare_with(script)?;
+        }
         let step = self.step;
         match complete {
             true => tracing::info!(step, "training is complete"),
@@ -124,7 +143,7 @@ impl Training {
 
     /// Waits for generation 0, and says so.
     fn wait_for_first(&mut self) -> Result<()> {
-        if self.active.negatives().is_some() || self.stopped() {
+        if self.active.negatives().is_some() || self.stopped() || self.script.is_some() {
             return Ok(());
         }
         let started = Instant::now();
@@ -157,7 +176,10 @@ impl Training {
 
     /// What is decided between two steps. True if the generation changed.
     fn boundary(&mut self) -> Result<bool> {
-        let mut swapped = self.active.take_newer(self.step, &self.feed, &self.outbox);
+        let mut swapped = match self.script.clone() {
+            Some(script) => return self.follow(&script).inspect(|s| self.forget_batches(*s)),
+            None => self.active.take_newer(self.step, &self.feed, &self.outbox),
+        };
         match verdict(&self.recipe.refresh, self.staleness()) {
             Verdict::Fresh => {}
             Verdict::Stale => {
@@ -166,10 +188,15 @@ impl Training {
             }
             Verdict::Wait => swapped |= self.wait_for_fresher()?,
         }
+        self.forget_batches(swapped);
+        Ok(swapped)
+    }
+
+    /// Batches made ahead hold the negatives of the generation before.
+    fn forget_batches(&mut self, swapped: bool) {
         if swapped {
             self.loader = None;
         }
-        Ok(swapped)
     }
 
     /// Blocks until the negatives are within `max_staleness`; law 5 wants it said.
@@ -281,7 +308,12 @@ impl Training {
         self.outbox.progress(progress);
     }
 
-    fn progress(&self, loss: f64, pairs_per_second: f64, blocked: bool) -> ReportProgressRequest {
+    pub(crate) fn progress(
+        &self,
+        loss: f64,
+        pairs_per_second: f64,
+        blocked: bool,
+    ) -> ReportProgressRequest {
         ReportProgressRequest {
             step: self.step,
             total_steps: self.total,
@@ -293,7 +325,7 @@ impl Training {
         }
     }
 
-    fn state(&self) -> TrainerState {
+    pub(crate) fn state(&self) -> TrainerState {
         let queries = self.dataset.queries();
         let mut state = TrainerState::new(&self.recipe, self.step, self.total, queries);
         state.active = self.active.negatives().map(|n| n.activation().clone());

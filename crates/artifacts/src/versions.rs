@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use crate::checkpoint::CheckpointManifest;
 use crate::digest::Digest;
 use crate::error::{ArtifactError, Result};
 use crate::generation::GenerationKind;
@@ -48,6 +49,22 @@ pub struct VersionSwap {
     pub checkpoint_step: u64,
     /// Digest of that checkpoint.
     pub checkpoint: Digest,
+}
+
+impl VersionSwap {
+    /// Key of the version log so far among a checkpoint's notes.
+    const NOTE: &str = "swaps";
+
+    /// The version log so far as a note of a checkpoint.
+    pub fn note(swaps: &[Self]) -> BTreeMap<String, serde_json::Value> {
+        BTreeMap::from([(Self::NOTE.to_owned(), serde_json::json!(swaps))])
+    }
+
+    /// The version log that led to a checkpoint; `None` if a trainer did not write it.
+    pub fn noted(checkpoint: &CheckpointManifest) -> Option<Vec<Self>> {
+        let note = checkpoint.notes.get(Self::NOTE)?;
+        Vec::deserialize(note).ok()
+    }
 }
 
 impl VersionLog {
@@ -102,7 +119,9 @@ impl VersionLog {
                 return Err(format!("{at}: it has two checkpoints"));
             }
             // An earlier generation comes back by a rollback; a new one has a higher number.
-            let returns = self.swaps[..i].iter().any(|s| s.generation == swap.generation);
+            let returns = self.swaps[..i]
+                .iter()
+                .any(|s| s.generation == swap.generation);
             if !returns && newest.is_some_and(|n| swap.generation <= n) {
                 return Err(format!("{at}: numbers of new generations do not rise"));
             }
@@ -188,7 +207,9 @@ mod tests {
         let mut other = log(&[swap(0, 0, 0)]);
         other.version = 2;
         assert!(other.check().unwrap_err().contains("version is 2"));
-        let error = VersionLog::parse(b"{}", "log.json").unwrap_err().to_string();
+        let error = VersionLog::parse(b"{}", "log.json")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("log.json"), "{error}");
     }
 }

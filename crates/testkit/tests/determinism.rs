@@ -1,5 +1,6 @@
 //! The same seed gives the same losses to the last bit when the same
 //! generations were active at the same steps, however often the trainer died.
+//! Which ones were is in the version log, and a run can be repeated from it.
 #![allow(clippy::unwrap_used)]
 
 use quarry_testkit::Site;
@@ -44,4 +45,76 @@ fn equal_seeds_give_equal_losses_and_a_killed_trainer_does_not_change_them() {
         first,
         "killed and resumed, the run is another"
     );
+}
+
+#[test]
+fn a_run_with_fresh_negatives_is_repeated_from_its_version_log() {
+    let site = Site::new();
+    let (first, again) = (site.store("first"), site.store("again"));
+    let _ = site.start("first", &["--workers", "1"]).wait().succeeded();
+    let (losses, steps) = (first.losses(), first.newest_checkpoint());
+    assert!(
+        losses.swaps().len() >= 3,
+        "too few swaps to repeat: {}",
+        losses.swaps().len()
+    );
+    let log = first.folder().join("versions.json");
+
+    // Another fleet, another rhythm of checkpoints, and a trainer that dies after a swap.
+    let other = [
+        "--replay",
+        log.to_str().unwrap(),
+        "--workers",
+        "2",
+        "--set",
+        "train.checkpoint_every=7",
+        "--set",
+        "refresh.when=never",
+        "--set",
+        "refresh.on_stale=off",
+    ];
+    let run = site.start("again", &other);
+    run.wait_for("a swap to a dense generation", || {
+        (!again.losses().swaps().is_empty() && again.newest_checkpoint() > 0).then_some(())
+    });
+    run.kill("quarry-trainer");
+    assert!(run.wait().refusal().contains("killed"));
+    assert!(
+        again.newest_checkpoint() < steps,
+        "the run was over before the kill"
+    );
+    let finished = site.resume("again", &[]).wait().succeeded();
+
+    assert!(
+        finished.stderr.contains("bit for bit"),
+        "{}",
+        finished.stderr
+    );
+    assert_eq!(again.losses().bits(), losses.bits());
+    let weights = |store: &quarry_testkit::RunStore| {
+        std::fs::read(store.checkpoint_folder(steps).join("model.safetensors")).unwrap()
+    };
+    assert!(weights(&again) == weights(&first), "other weights");
+    again.assert_generations_complete();
+}
+
+#[test]
+fn a_repetition_of_something_else_is_refused() {
+    let site = Site::new();
+    let _ = site.start("first", &STATIC).wait().succeeded();
+    let log = site.store("first").folder().join("versions.json");
+    let log = log.to_str().unwrap();
+    let refused = |arguments: &[&str]| {
+        let arguments = [&["--replay", log], &STATIC[..], arguments].concat();
+        site.start("again", &arguments).wait().refusal().to_owned()
+    };
+    let said = refused(&["--set", "train.learning_rate=5e-4"]);
+    assert!(said.contains("`train.learning_rate`"), "{said}");
+    let weights = site.model().join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let last_float = bytes.len() - 4;
+    bytes[last_float] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let said = refused(&[]);
+    assert!(said.contains("the initial model is"), "{said}");
 }

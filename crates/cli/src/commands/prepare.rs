@@ -70,8 +70,15 @@ pub fn execute(args: &PrepareArgs) -> Result<ExitCode> {
         let published = setup::publish_collection(&store, &args.data, &tokenizer, &options).await?;
         if args.recipe.is_some() {
             let checkpoint = setup::publish_initial_model(&store, &recipe, &model).await?;
-            setup::publish_run(&store, &recipe, published.0.clone(), &tokenizer, checkpoint, None)
-                .await?;
+            setup::publish_run(
+                &store,
+                &recipe,
+                published.0.clone(),
+                &tokenizer,
+                checkpoint,
+                None,
+            )
+            .await?;
         }
         Ok(published)
     })?;

@@ -7,6 +7,7 @@ mod attend;
 mod fleet;
 pub mod preflight;
 mod progress;
+mod replay;
 pub mod setup;
 mod verdict;
 mod watch;
@@ -37,7 +38,8 @@ const INTERRUPTED: u8 = 130;
 #[command(after_help = "Examples:\n  \
     quarry run recipes/ance.toml --data data/squad-mini --model .deps/models/all-MiniLM-L6-v2\n  \
     quarry run recipes/ance.toml --store runs/ance --resume\n  \
-    quarry run recipes/dpr.toml --data DIR --model DIR --set train.learning_rate=3e-5 --set seed=2\n\n\
+    quarry run recipes/dpr.toml --data DIR --model DIR --set train.learning_rate=3e-5 --set seed=2\n  \
+    quarry run recipes/ance.toml --data DIR --model DIR --store runs/again --replay runs/ance/versions.json\n\n\
     Ctrl-C stops every program cleanly after writing a checkpoint; --resume goes on from there.\n\
     Logs, losses and caches lie beside the store, or in a folder of runs/ for a remote one.")]
 pub struct RunArgs {
@@ -61,6 +63,9 @@ pub struct RunArgs {
     /// Go on with the run in the store.
     #[arg(long)]
     resume: bool,
+    /// Repeat a run to the last bit: its version log (versions.json), or its store.
+    #[arg(long, value_name = "LOG", conflicts_with = "resume")]
+    replay: Option<String>,
     /// Address of the coordinator. Default: 127.0.0.1:7600, or any free port if that is taken.
     #[arg(long)]
     listen: Option<String>,
@@ -115,6 +120,14 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
         }
         Exit::Done => {}
     }
+    let versions = replay::keep(&store, &folder).await?;
+    if let Some(log) = &document.replay {
+        eprintln!(
+            "repeated: the weights after step {} are those of the version log, bit for bit ({})",
+            log.steps,
+            log.model.short()
+        );
+    }
     let scores = judge(
         &store,
         &folder,
@@ -124,7 +137,7 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
         &generations,
     )
     .await?;
-    present(&args, &url, &folder, &recipe, &scores)?;
+    present(&args, &url, &folder, &versions, &recipe, &scores)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -171,6 +184,13 @@ async fn new_run(
     let (Some(data), Some(model)) = (&args.data, &args.model) else {
         bail!("a new run needs --data DIR and --model DIR; --resume goes on with an old one");
     };
+    let log = match &args.replay {
+        Some(argument) => Some(replay::read(argument).await?),
+        None => None,
+    };
+    if let Some(log) = &log {
+        replay::check_recipe(log, recipe, resources::cores())?;
+    }
     let model = model_source::resolve(model)?;
     let model_folder = ModelFolder::open(&model)?;
     let tokenizer = TextTokenizer::from_dir(&model)?;
@@ -187,7 +207,10 @@ async fn new_run(
         store.local_folder().map(|_| folder),
     )?;
     let checkpoint = setup::publish_initial_model(store, recipe, &model).await?;
-    setup::publish_run(store, recipe, corpus, &tokenizer, checkpoint).await
+    if let Some(log) = &log {
+        replay::check_inputs(log, &corpus, &checkpoint)?;
+    }
+    setup::publish_run(store, recipe, corpus, &tokenizer, checkpoint, log).await
 }
 
 /// Refuses a batch larger than the training split: its queries must be distinct.
@@ -280,6 +303,7 @@ fn present(
     args: &RunArgs,
     url: &str,
     folder: &Path,
+    versions: &Path,
     recipe: &Recipe,
     scores: &[Score],
 ) -> Result<()> {
@@ -297,6 +321,7 @@ fn present(
         folder.display(),
         folder.display()
     );
+    println!("version log      {}", versions.display());
     println!();
     println!("next:");
     println!("  quarry export --store {url} --output my-model   # a sentence-transformers folder");

@@ -4,8 +4,8 @@
 use crate::collection::{format_of, prepare_with_progress};
 use anyhow::{Context, Result, bail};
 use quarry_artifacts::{
-    CheckpointOrigin, CheckpointRef, CorpusLocation, Created, Digest, RunDocument, Store, layout,
-    publish_checkpoint, publish_corpus,
+    CheckpointOrigin, CheckpointRef, CorpusLocation, Created, Digest, RunDocument, Store,
+    VersionLog, layout, publish_checkpoint, publish_corpus,
 };
 use quarry_corpus::{CorpusManifest, Format, PrepareOptions, Tokenize};
 use quarry_index::{IndexSpec, Language};

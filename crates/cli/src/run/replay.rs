@@ -1,0 +1,218 @@
+//! Repeating a run: the version log a run leaves, and what a repetition must share
+//! with it.
+//!
+//! Owns: reading, writing and comparing version logs. Refuses: following one, which
+//! coordinator and trainer do by `run.json`.
+
+use super::{last_checkpoint, preflight};
+use anyhow::{Context, Result, bail};
+use quarry_artifacts::{
+    CheckpointManifest, CheckpointRef, CorpusLocation, RunDocument, Store, VersionLog, VersionSwap,
+};
+use quarry_corpus::CorpusManifest;
+use quarry_recipe::Recipe;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// Keys that do not change what a run with a given version log computes.
+const FREE: [&str; 9] = [
+    "name",
+    "refresh",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "data.test",
+    "fleet.workers",
+    "fleet.trainer_threads", // compared as the number it comes to
+    "fleet.lease_seconds",
+    "fleet.cache_gib",
+];
+
+/// The version log in a file, or of the complete run in a store.
+///
+/// # Errors
+/// If it cannot be read, is none, or the run is not complete.
+pub async fn read(argument: &str) -> Result<VersionLog> {
+    let path = Path::new(argument);
+    if path.is_file() {
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read {argument}"))?;
+        return Ok(VersionLog::parse(&bytes, argument)?);
+    }
+    let store = Store::open_existing(argument).await.with_context(|| {
+        format!("--replay {argument}: neither a version log (versions.json) nor a store")
+    })?;
+    of_store(&store).await
+}
+
+/// The version log of the complete run in `store`.
+///
+/// # Errors
+/// If there is no run, or it has not taken its last step.
+pub async fn of_store(store: &Store) -> Result<VersionLog> {
+    let document = RunDocument::read(store).await?;
+    let recipe: Recipe = serde_json::from_value(document.recipe.clone())?;
+    let manifest: CorpusManifest = serde_json::from_value(document.corpus.manifest.clone())?;
+    let queries = manifest.queries.get(&recipe.data.train);
+    let steps = preflight::total_steps(&recipe, queries.map_or(0, |q| u64::from(q.queries)));
+    let last = last_checkpoint(store, steps).await.with_context(|| {
+        format!(
+            "{} holds no complete run; finish it with --resume",
+            store.url()
+        )
+    })?;
+    let checkpoint = CheckpointManifest::read(store, &last.manifest).await?;
+    let swaps = VersionSwap::noted(&checkpoint).with_context(|| {
+        format!(
+            "{} has no version log; it was written by another version",
+            last.manifest
+        )
+    })?;
+    Ok(VersionLog {
+        version: VersionLog::VERSION,
+        recipe: document.recipe,
+        corpus: document.corpus.digest,
+        initial: document.initial_checkpoint.digest,
+        swaps,
+        steps,
+        model: last.digest,
+    })
+}
+
+/// Writes the version log of the complete run in `store` beside its losses.
+///
+/// # Errors
+/// The store's or the disk's failure.
+pub async fn keep(store: &Store, folder: &Path) -> Result<PathBuf> {
+    let log = of_store(store).await?;
+    let path = folder.join("versions.json");
+    let whole = tempfile::NamedTempFile::new_in(folder)
+        .with_context(|| format!("cannot write into {}", folder.display()))?;
+    serde_json::to_writer_pretty(&whole, &log)?;
+    whole
+        .persist(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// Refuses a recipe that computes something else than the one of `log`, on a
+/// machine with `cores` cores.
+///
+/// # Errors
+/// Naming the first key that differs.
+pub fn check_recipe(log: &VersionLog, recipe: &Recipe, cores: usize) -> Result<()> {
+    let theirs: Recipe = serde_json::from_value(log.recipe.clone())
+        .context("the version log's recipe is not of this version")?;
+    let ours = serde_json::to_value(recipe)?;
+    if let Some(key) = first_difference("", &log.recipe, &ours) {
+        bail!(
+            "recipe key `{key}`: {} here, {} in the version log; --replay needs the recipe of the run it repeats",
+            at(&ours, &key),
+            at(&log.recipe, &key)
+        );
+    }
+    let threads = |recipe: &Recipe| recipe.trainer_threads(cores);
+    if threads(recipe) != threads(&theirs) {
+        bail!(
+            "recipe key `fleet.trainer_threads`: {} here, {} in the version log; another number of threads gives other bits",
+            threads(recipe),
+            threads(&theirs)
+        );
+    }
+    Ok(())
+}
+
+/// Refuses another collection or another first model than those of `log`.
+///
+/// # Errors
+/// Naming what differs.
+pub fn check_inputs(
+    log: &VersionLog,
+    corpus: &CorpusLocation,
+    first: &CheckpointRef,
+) -> Result<()> {
+    for (what, option, ours, theirs) in [
+        ("collection", "--data", &corpus.digest, &log.corpus),
+        ("initial model", "--model", &first.digest, &log.initial),
+    ] {
+        if ours != theirs {
+            bail!(
+                "the {what} is {} here, {} in the version log; --replay needs the {option} of the run it repeats",
+                ours.short(),
+                theirs.short()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The path of the first value that differs, apart from the free keys.
+fn first_difference(path: &str, a: &Value, b: &Value) -> Option<String> {
+    if FREE.contains(&path) || a == b {
+        return None;
+    }
+    let (Value::Object(x), Value::Object(y)) = (a, b) else {
+        return Some(path.to_owned());
+    };
+    let keys: std::collections::BTreeSet<&String> = x.keys().chain(y.keys()).collect();
+    keys.into_iter().find_map(|key| {
+        let inner = match path {
+            "" => key.clone(),
+            _ => format!("{path}.{key}"),
+        };
+        let side = |of: &serde_json::Map<String, Value>| of.get(key).cloned().unwrap_or_default();
+        first_difference(&inner, &side(x), &side(y))
+    })
+}
+
+/// The value at a dotted path.
+fn at(recipe: &Value, path: &str) -> Value {
+    let pointer = format!("/{}", path.replace('.', "/"));
+    recipe.pointer(&pointer).cloned().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_artifacts::Digest;
+
+    fn log(recipe: &Recipe) -> VersionLog {
+        VersionLog {
+            version: VersionLog::VERSION,
+            recipe: serde_json::to_value(recipe).unwrap(),
+            corpus: Digest::of(b"corpus"),
+            initial: Digest::of(b"initial"),
+            swaps: vec![],
+            steps: 1,
+            model: Digest::of(b"final"),
+        }
+    }
+
+    #[test]
+    fn what_changes_no_bit_may_differ() {
+        let log = log(&Recipe::default());
+        let mut recipe = Recipe {
+            name: "again".into(),
+            ..Recipe::default()
+        };
+        recipe.refresh.max_staleness = 7;
+        recipe.fleet.workers = 3;
+        recipe.fleet.lease_seconds = 60;
+        recipe.train.keep_checkpoints = 9;
+        // The workers of the repetition leave the trainer its threads.
+        recipe.fleet.trainer_threads = Recipe::default().trainer_threads(2);
+        check_recipe(&log, &recipe, 2).unwrap();
+    }
+
+    #[test]
+    fn what_changes_bits_is_named() {
+        let log = log(&Recipe::default());
+        let refused = |change: fn(&mut Recipe)| {
+            let mut recipe = Recipe::default();
+            change(&mut recipe);
+            check_recipe(&log, &recipe, 2).unwrap_err().to_string()
+        };
+        assert!(refused(|r| r.seed = 99).contains("`seed`: 99 here"));
+        assert!(refused(|r| r.train.temperature = 0.5).contains("`train.temperature`"));
+        assert!(refused(|r| r.mining.keep = 3).contains("`mining.keep`: 3 here"));
+        assert!(refused(|r| r.fleet.trainer_threads = 64).contains("`fleet.trainer_threads`"));
+    }
+}
