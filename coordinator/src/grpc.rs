@@ -239,6 +239,7 @@ impl Coordinator for Service {
             generation: message.generation,
             blocked: message.blocked,
             refusal: message.refusal.map(refused_generation),
+            unpublished: message.unpublished,
         };
         self.report(Event::TrainerProgressed(report)).await?;
         Ok(Response::new(v1::ReportProgressResponse {}))

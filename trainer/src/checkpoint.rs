@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tch::Tensor;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Attempts to publish a checkpoint that must not be left out.
@@ -31,6 +32,8 @@ pub struct Checkpointer {
     copy: Option<DualEncoder>,
     in_flight: Option<JoinHandle<Outcome>>,
     published: Option<CheckpointRef>,
+    /// Why the latest checkpoint could not be published; empty if it could.
+    failure: watch::Sender<String>,
 }
 
 /// The copy comes home, with what became of the checkpoint.
@@ -66,7 +69,14 @@ impl Checkpointer {
             copy: Some(copy),
             in_flight: None,
             published: None,
+            failure: watch::Sender::new(String::new()),
         }
+    }
+
+    /// Why the latest checkpoint could not be published; empty if it could.
+    #[must_use]
+    pub fn failure(&self) -> String {
+        self.failure.borrow().clone()
     }
 
     /// The newest checkpoint this process has published.
@@ -107,7 +117,13 @@ impl Checkpointer {
         let copied_ms = started.elapsed().as_secs_f64() * 1e3;
         tracing::debug!(step = parcel.state.step, copied_ms, "copied the weights");
         let (store, outbox) = (self.store.clone(), Arc::clone(&self.outbox));
-        self.in_flight = Some(self.runtime.spawn(publish(store, outbox, copy, parcel)));
+        let failure = self.failure.clone();
+        self.in_flight = Some(self.runtime.spawn(async move {
+            let outcome = publish(store, outbox, copy, parcel).await;
+            let reason = outcome.published.as_ref().err();
+            failure.send_replace(reason.map_or_else(String::new, |e| format!("{e:#}")));
+            outcome
+        }));
         Ok(true)
     }
 

@@ -322,6 +322,7 @@ impl Training {
             generation: self.generation(),
             blocked,
             refusal: self.feed.refusal().map(Into::into),
+            unpublished: self.checkpointer.failure(),
         }
     }
 

@@ -69,6 +69,8 @@ pub struct TrainerReport {
     pub blocked: bool,
     /// The newest generation it looked at, if that cannot be used (law 8).
     pub refusal: Option<Refusal>,
+    /// Why its latest checkpoint could not be published; empty if it could.
+    pub unpublished: String,
 }
 
 /// What happened.

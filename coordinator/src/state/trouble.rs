@@ -20,6 +20,7 @@ impl State {
             .or_else(|| self.given_up())
             .or_else(|| self.trainer_trouble(now))
             .or_else(|| self.refused())
+            .or_else(|| self.unpublished())
             .or_else(|| self.stale())
             .unwrap_or_default()
     }
@@ -113,6 +114,18 @@ impl State {
             "the trainer refuses generation {}: {}; {instead}",
             refusal.generation, refusal.reason
         ))
+    }
+
+    /// Without checkpoints negatives grow old, so this comes before their age.
+    fn unpublished(&self) -> Option<String> {
+        let report = self.report()?;
+        let silent = report.unpublished.is_empty() || self.run.trained();
+        (!silent).then(|| {
+            format!(
+                "the trainer cannot publish a checkpoint and tries again: {}",
+                report.unpublished
+            )
+        })
     }
 
     fn stale(&self) -> Option<String> {

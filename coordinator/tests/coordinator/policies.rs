@@ -202,6 +202,31 @@ fn staleness_and_its_bound_are_shown() {
 }
 
 #[test]
+fn a_checkpoint_that_cannot_be_published_is_named_before_the_age_it_causes() {
+    let mut bench = Bench::new(settings(|r| {
+        r.refresh.max_staleness = 100;
+        r.refresh.on_stale = OnStale::Block;
+    }));
+    bench.complete();
+    let report = |unpublished: &str| {
+        Event::TrainerProgressed(TrainerReport {
+            step: 101,
+            total_steps: 500,
+            blocked: true,
+            unpublished: unpublished.to_owned(),
+            ..TrainerReport::default()
+        })
+    };
+    bench.tell(report("No space left on device")).unwrap();
+    assert_eq!(
+        bench.state.trouble(bench.now),
+        "the trainer cannot publish a checkpoint and tries again: No space left on device"
+    );
+    bench.tell(report("")).unwrap();
+    assert!(bench.state.trouble(bench.now).contains("101 steps old"));
+}
+
+#[test]
 fn a_refused_generation_is_named_until_a_newer_one_is_active() {
     let mut bench = Bench::new(settings(|_| {}));
     let refuse = |bench: &mut Bench, activation: u64| {

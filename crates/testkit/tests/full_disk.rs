@@ -107,6 +107,10 @@ fn training_outlasts_a_full_disk() {
     run.wait_for("the trainer to say so", || {
         store.log("trainer").contains("No space left").then_some(())
     });
+    run.wait_for("it to be shown", || {
+        let status = site.quarry(&["status", "--coordinator", &run.coordinator()]);
+        status.stdout.contains("No space left").then_some(())
+    });
     remove_file(&filler).unwrap();
     let _ = run.wait().succeeded();
     assert_eq!(store.newest_checkpoint(), STEPS);

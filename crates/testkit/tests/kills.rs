@@ -97,3 +97,35 @@ fn a_killed_trainer_goes_on_from_its_last_checkpoint() {
     assert_eq!(store.newest_checkpoint(), STEPS);
     store.assert_generations_complete();
 }
+
+#[test]
+fn inferencers_share_a_refresh_and_the_others_take_over_from_one_that_dies() {
+    let site = Site::new();
+    let store = site.store("store");
+    let run = site.start("store", &[&MANY_TASKS[..], &["--workers", "3"]].concat());
+    let open = wait_for_refresh(&run);
+    let _ = run.kill("quarry-inferencer");
+    assert!(
+        store.generations().iter().all(|g| g.generation < open),
+        "the refresh was over before the kill"
+    );
+    run.wait_for("three inferencers again", || {
+        let processes = run.processes();
+        let inferencers = processes
+            .iter()
+            .filter(|p| p.program == "quarry-inferencer");
+        (inferencers.count() == 3).then_some(())
+    });
+    let _ = run.wait().succeeded();
+    for worker in ["inferencer-0", "inferencer-1", "inferencer-2"] {
+        let log = store.log(worker);
+        assert!(log.contains("task done"), "{worker} did nothing:\n{log}");
+    }
+    let numbers: Vec<u64> = store.generations().iter().map(|g| g.generation).collect();
+    assert!(
+        numbers.contains(&open),
+        "generation {open} was lost with a worker: {numbers:?}"
+    );
+    store.assert_generations_complete();
+    store.losses().assert_steps(STEPS);
+}
