@@ -12,6 +12,7 @@
 //! the caller is a test. Linux only, because it finds processes in `/proc`.
 #![allow(clippy::unwrap_used)] // Test support: its panics are the test's failures.
 
+pub mod chaos;
 mod collection;
 pub mod coordinator;
 mod finished;

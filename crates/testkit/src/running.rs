@@ -133,6 +133,14 @@ impl Running {
         );
     }
 
+    /// Whether the command has ended.
+    ///
+    /// # Panics
+    /// If the system does not say.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for the end of the command.
     ///
     /// # Panics
@@ -142,7 +150,12 @@ impl Running {
         self.wait_within(RUN_LIMIT)
     }
 
-    pub(crate) fn wait_within(mut self, limit: Duration) -> Finished {
+    /// As [`Running::wait`], with another limit.
+    ///
+    /// # Panics
+    /// If it does not end in time.
+    #[must_use]
+    pub fn wait_within(mut self, limit: Duration) -> Finished {
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
