@@ -5,20 +5,22 @@
 //! be dropped at any moment: what was answered is in the log.
 
 use crate::effects;
+use crate::follower::Taken;
 use crate::handle::{Handle, Inspection, Reply, Request, WorkAnswer};
 use crate::log::{Log, LogError};
 use crate::narrate::Narrator;
 use crate::state::{
-    Announcement, Answer, Change, Effect, Event, LeaseKey, Rejected, Settings, SettingsError,
-    State, TaskKey, Timestamp,
+    Announcement, Answer, Change, Effect, Event, LeaseKey, Rejected, SettingsError, State, TaskKey,
+    Timestamp,
 };
-use quarry_artifacts::{RunDocument, Store};
+use quarry_artifacts::Store;
 use quarry_proto::Lease;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Requests handled, and committed, together at most.
 const BATCH: usize = 1024;
@@ -28,8 +30,10 @@ const TICK: Duration = Duration::from_millis(250);
 const APPEND_RETRY: Duration = Duration::from_secs(1);
 /// Records between two snapshots.
 const SNAPSHOT_EVERY: u64 = 512;
-/// Attempts to take over while others write too.
-const TAKE_OVERS: u32 = 16;
+/// Time between two looks for a successor.
+const LOOK_OUT: Duration = Duration::from_secs(5);
+/// How long such a look may hold up the requests.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a coordinator cannot start or go on.
 #[derive(Debug, Error)]
@@ -76,29 +80,23 @@ struct Turn {
 }
 
 impl Driver {
-    /// Recovers the log of `store` and becomes its writer.
-    ///
-    /// # Errors
-    /// [`DriverError`] if the run or its log cannot be used.
-    pub async fn start(
-        store: Store,
-        run: &RunDocument,
-        writer: &str,
-    ) -> Result<(Self, Handle), DriverError> {
-        let started = Instant::now();
-        let (state, log, changes, effects) = take_over(&store, run, writer).await?;
-        tracing::info!(
-            epoch = state.run.epoch,
-            records = log.last(),
-            "took over the run"
-        );
+    /// The driver of a run that was just taken over, and the way to it. Must be
+    /// called in a Tokio runtime.
+    #[must_use]
+    pub fn new(store: Store, taken: Taken) -> (Self, Handle) {
+        let Taken {
+            state,
+            log,
+            changes,
+            effects,
+        } = taken;
         let (sender, requests) = mpsc::channel(BATCH);
         let (active, receiver) = watch::channel(state.run.announcement());
         let mut driver = Self {
             state,
             log,
             store,
-            started,
+            started: Instant::now(),
             requests,
             active,
             parked: BTreeMap::new(),
@@ -112,10 +110,12 @@ impl Driver {
             requests: sender,
             active: receiver,
         };
-        Ok((driver, handle))
+        (driver, handle)
     }
 
-    /// Runs until every handle is gone. May be dropped at any await.
+    /// Runs until every handle is gone. May be dropped at any await: what was
+    /// answered is in the log, and with the driver every waiting call and every
+    /// stream ends.
     ///
     /// # Errors
     /// [`DriverError::Log`] with [`LogError::Fenced`] once another coordinator
@@ -123,19 +123,24 @@ impl Driver {
     pub async fn run(mut self) -> Result<(), DriverError> {
         let mut ticker = tokio::time::interval(TICK);
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut lookout = tokio::time::interval(LOOK_OUT);
+        lookout.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let mut batch = std::mem::take(&mut self.backlog);
             if batch.is_empty() {
+                // In this order, or a flood of requests would hold up all the rest.
                 tokio::select! {
-                    request = self.requests.recv() => match request {
-                        Some(request) => batch.push(request),
-                        None => return Ok(()),
-                    },
+                    biased;
+                    _ = ticker.tick() => batch.extend(self.at_tick()),
+                    _ = lookout.tick() => look_out(&self.log).await?,
                     Some(done) = self.jobs.join_next() => match done {
                         Ok(event) => batch.push(Request::Event(event, None)),
                         Err(error) => tracing::error!(%error, "a background job died"),
                     },
-                    _ = ticker.tick() => batch.extend(self.at_tick()),
+                    request = self.requests.recv() => match request {
+                        Some(request) => batch.push(request),
+                        None => return Ok(()),
+                    },
                 }
             }
             while batch.len() < BATCH {
@@ -337,36 +342,17 @@ impl Driver {
     }
 }
 
-/// Reads the log to its end and writes the next record, again if someone else
-/// wrote meanwhile (law 6). What the first event led to is still to be done.
-async fn take_over(
-    store: &Store,
-    run: &RunDocument,
-    writer: &str,
-) -> Result<(State, Log, Vec<Change>, Vec<Effect>), DriverError> {
-    let settings = Settings::from_run(run)?;
-    let now = Timestamp::default();
-    let mut attempt = 1;
-    loop {
-        let (mut log, history) = Log::open(store.clone(), writer.to_owned()).await?;
-        let epoch = history.epoch + 1;
-        let mut state =
-            State::resume(settings.clone(), history, now).map_err(DriverError::Broken)?;
-        let initial = run.initial_checkpoint.clone();
-        let effects = state
-            .apply(now, Event::TakenOver { epoch, initial })
-            .map_err(|e| DriverError::Broken(e.to_string()))?;
-        let (changes, effects) = split(effects);
-        match log.append(epoch, &changes).await {
-            Ok(_) => return Ok((state, log, changes, effects)),
-            Err(LogError::Fenced { .. }) if attempt < TAKE_OVERS => attempt += 1,
-            Err(error) => return Err(error.into()),
-        }
+/// A zombie that has nothing to write would keep its callers for ever, so it looks
+/// whether it was fenced. A store that does not answer says nothing.
+async fn look_out(log: &Log) -> Result<(), DriverError> {
+    match tokio::time::timeout(LOOK_LIMIT, log.check_unfenced()).await {
+        Ok(Err(fenced @ LogError::Fenced { .. })) => Err(fenced.into()),
+        _ => Ok(()),
     }
 }
 
 /// Takes the changes out of the effects.
-fn split(effects: Vec<Effect>) -> (Vec<Change>, Vec<Effect>) {
+pub(crate) fn split(effects: Vec<Effect>) -> (Vec<Change>, Vec<Effect>) {
     let mut changes = Vec::new();
     let mut rest = Vec::new();
     for effect in effects {

@@ -2,6 +2,7 @@
 //! answers out. Decides nothing; checks only what the wire cannot express.
 
 use crate::handle::{Handle, RequestError};
+use crate::role::Role;
 use crate::state::{
     Announcement, Answer, Event, LeaseKey, Refusal, Rejected, TaskKey, TrainerReport,
 };
@@ -11,24 +12,30 @@ use futures::{StreamExt, future};
 use quarry_artifacts::{ArtifactError, CheckpointManifest, CheckpointRef, Digest, Store};
 use quarry_proto::v1::coordinator_server::Coordinator;
 use quarry_proto::{ConversionError, TaskOutput, v1};
+use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
 /// The service.
 pub struct Service {
-    handle: Handle,
+    role: watch::Receiver<Role>,
     store: Store,
 }
 
 impl Service {
-    /// A service in front of a driver. The store is read to check checkpoints.
+    /// A service in front of the driver, while there is one. The store is read to
+    /// check checkpoints.
     #[must_use]
-    pub fn new(handle: Handle, store: Store) -> Self {
-        Self { handle, store }
+    pub fn new(role: watch::Receiver<Role>, store: Store) -> Self {
+        Self { role, store }
+    }
+
+    fn handle(&self) -> Result<Handle, Status> {
+        self.role.borrow().handle()
     }
 
     async fn report(&self, event: Event) -> Result<Answer, Status> {
-        self.handle.report(event).await.map_err(refusal)
+        self.handle()?.report(event).await.map_err(refusal)
     }
 
     /// Checks that a checkpoint is there and is what it is said to be.
@@ -125,7 +132,7 @@ impl Coordinator for Service {
         request: Request<v1::WatchGenerationsRequest>,
     ) -> Reply<Self::WatchGenerationsStream> {
         let after = request.into_inner().after_activation;
-        let activations = WatchStream::new(self.handle.activations());
+        let activations = WatchStream::new(self.handle()?.activations());
         let newer = activations.filter_map(move |announcement| {
             let newer = announcement.filter(|a| a.activation > after);
             future::ready(newer.map(|a| Ok(announce(a))))
@@ -139,7 +146,10 @@ impl Coordinator for Service {
     ) -> Reply<v1::AcquireLeaseResponse> {
         let message = request.into_inner();
         let worker = worker_of(message.worker)?;
-        let answer = self.handle.work(worker, u64::from(message.wait_ms)).await;
+        let answer = self
+            .handle()?
+            .work(worker, u64::from(message.wait_ms))
+            .await;
         let answer = answer.map_err(refusal)?;
         Ok(Response::new(v1::AcquireLeaseResponse {
             lease: answer.lease.map(Into::into),
@@ -246,7 +256,7 @@ impl Coordinator for Service {
     }
 
     async fn get_run(&self, _: Request<v1::GetRunRequest>) -> Reply<v1::GetRunResponse> {
-        let overview = self.handle.inspect(status::overview).await;
+        let overview = self.handle()?.inspect(status::overview).await;
         Ok(Response::new(overview.map_err(refusal)?))
     }
 
@@ -255,7 +265,7 @@ impl Coordinator for Service {
         _: Request<v1::ListGenerationsRequest>,
     ) -> Reply<v1::ListGenerationsResponse> {
         let list = self
-            .handle
+            .handle()?
             .inspect(|state, _| status::generations(state))
             .await;
         Ok(Response::new(list.map_err(refusal)?))

@@ -69,8 +69,8 @@ pub enum LogError {
     Store(#[from] ArtifactError),
 }
 
-/// The log, open for writing at its end.
-#[derive(Debug)]
+/// The log, open at its end.
+#[derive(Debug, Clone)]
 pub struct Log {
     store: Store,
     writer: String,
@@ -94,7 +94,10 @@ impl Log {
         let mut records = stream::iter(from + 1..=last)
             .map(|sequence| read(store_of_reads, sequence))
             .buffered(READS);
+        let mut sequence = from;
         while let Some(record) = records.try_next().await? {
+            sequence += 1;
+            let record = record.ok_or_else(|| damaged(sequence, "it is missing"))?;
             for change in &record.changes {
                 run.evolve(change);
             }
@@ -107,6 +110,35 @@ impl Log {
             next,
         };
         Ok((log, run))
+    }
+
+    /// Reads the records that others have written since into `run`; returns how
+    /// many there were.
+    ///
+    /// # Errors
+    /// As [`Log::open`]; what was read until then is in `run`.
+    pub async fn follow(&mut self, run: &mut Run) -> Result<u64, LogError> {
+        let first = self.next;
+        while let Some(record) = read(&self.store, self.next).await? {
+            for change in &record.changes {
+                run.evolve(change);
+            }
+            self.next += 1;
+        }
+        Ok(self.next - first)
+    }
+
+    /// Looks whether the next record is there already, so that a writer with nothing
+    /// to write learns too that it is one no longer.
+    ///
+    /// # Errors
+    /// [`LogError::Fenced`] if it is, or the store fails.
+    pub async fn check_unfenced(&self) -> Result<(), LogError> {
+        let sequence = self.next;
+        match self.store.head(&layout::log_record(sequence)).await? {
+            Some(_) => Err(LogError::Fenced { sequence }),
+            None => Ok(()),
+        }
     }
 
     /// Makes `changes` durable as one record; returns its number.
@@ -176,22 +208,26 @@ async fn latest_snapshot(store: &Store, mut sequences: Vec<u64>) -> Result<(Run,
     Ok((Run::default(), 0))
 }
 
-async fn read(store: &Store, sequence: u64) -> Result<Record, LogError> {
-    let path = layout::log_record(sequence);
-    let damaged = |reason: String| LogError::Damaged {
-        path: path.clone(),
-        reason,
+/// Record `sequence`, if it is there.
+async fn read(store: &Store, sequence: u64) -> Result<Option<Record>, LogError> {
+    let Some(bytes) = store.get_raw(&layout::log_record(sequence)).await? else {
+        return Ok(None);
     };
-    let bytes = store.get_raw(&path).await?;
-    let bytes = bytes.ok_or_else(|| damaged("it is missing".to_owned()))?;
-    let record: Record = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let record: Record =
+        serde_json::from_slice(&bytes).map_err(|e| damaged(sequence, &e.to_string()))?;
     if (record.version, record.sequence) != (VERSION, sequence) {
         let (version, number) = (record.version, record.sequence);
-        return Err(damaged(format!(
-            "it says it is record {number} of version {version}"
-        )));
+        let reason = format!("it says it is record {number} of version {version}");
+        return Err(damaged(sequence, &reason));
     }
-    Ok(record)
+    Ok(Some(record))
+}
+
+fn damaged(sequence: u64, reason: &str) -> LogError {
+    LogError::Damaged {
+        path: layout::log_record(sequence),
+        reason: reason.to_owned(),
+    }
 }
 
 fn encode<T: Serialize>(path: &str, value: &T) -> Result<Bytes, LogError> {

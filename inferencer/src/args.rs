@@ -12,7 +12,8 @@ use tch::Device;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "quarry-inferencer", version, after_long_help = AFTER_HELP)]
 pub struct Args {
-    /// Address of the run's coordinator, http://host:port
+    /// Address of the run's coordinator, http://host:port; with standbys the
+    /// addresses of all, separated by commas
     #[arg(long, value_name = "URL", env = "QUARRY_COORDINATOR")]
     pub coordinator: String,
 

@@ -6,8 +6,6 @@
 use crate::patience::until_answered;
 use quarry_proto::v1::coordinator_client::CoordinatorClient;
 use quarry_proto::{Lease, TaskOutput, v1};
-use quarry_service::auth::SendToken;
-use quarry_service::channel::endpoint;
 use quarry_service::patience::within;
 use quarry_service::{ServiceChannel, ServiceError, Token};
 use std::time::Duration;
@@ -37,14 +35,14 @@ pub enum Acquired {
 }
 
 impl Link {
-    /// A link for the worker called `worker`, unique to this process. Makes no
-    /// call: the coordinator may come later.
+    /// A link for the worker called `worker`, unique to this process, to whichever
+    /// coordinator of `urls` (separated by commas) leads. Makes no call: it may come
+    /// later.
     ///
     /// # Errors
-    /// If `url` is no service address.
-    pub fn new(url: &str, token: Option<&Token>, worker: String) -> Result<Self, ServiceError> {
-        let channel = endpoint(url)?.connect_lazy();
-        let channel = ServiceChannel::new(channel, SendToken::new(token));
+    /// If one of `urls` is no service address.
+    pub fn new(urls: &str, token: Option<&Token>, worker: String) -> Result<Self, ServiceError> {
+        let channel = ServiceChannel::lazy(urls, token)?;
         let client = CoordinatorClient::new(channel)
             .max_decoding_message_size(quarry_proto::MAX_MESSAGE_BYTES);
         Ok(Self { client, worker })

@@ -23,7 +23,8 @@ use std::path::PathBuf;
   quarry-trainer --coordinator http://127.0.0.1:7600 --store /data/run --resume --losses losses.jsonl"
 )]
 pub struct Options {
-    /// Address of the coordinator
+    /// Address of the coordinator, http://host:port; with standbys the addresses of
+    /// all, separated by commas
     #[arg(long, value_name = "URL", env = "QUARRY_COORDINATOR")]
     pub coordinator: String,
 

@@ -155,11 +155,18 @@ impl Start {
         let total = total_steps(train.max_steps, train.epochs, queries, train.batch_size);
         let outbox = Arc::new(Outbox::start(runtime.handle(), self.link.clone()));
         let (mut learner, framing) = self.learner()?;
+        let script = self.replay.take().map(|log| {
+            tracing::info!(swaps = log.swaps.len(), "repeating a version log");
+            Arc::new(Script::new(log, self.link.clone(), self.source.clone()))
+        });
         let mut active = Active::new(Vec::new());
         let mut first = 0;
         let mut after = 0;
         if let Some(resumed) = self.resumed.take() {
             first = resumed.state.step;
+            if let Some(script) = &script {
+                script.check(&resumed.checkpoint)?;
+            }
             resumed
                 .state
                 .check(&TrainerState::new(&recipe, first, total, queries))?;
@@ -171,10 +178,6 @@ impl Start {
             tracing::info!(step = first, total, activation = after, "resumed");
         }
         let copy = self.copy_of_model()?;
-        let script = self.replay.take().map(|log| {
-            tracing::info!(swaps = log.swaps.len(), "repeating a version log");
-            Arc::new(Script::new(log, self.link.clone(), self.source.clone()))
-        });
         let store = self.source.store.clone();
         let checkpointer = Checkpointer::new(
             runtime.handle(),
@@ -252,9 +255,10 @@ fn activation_to_resume(
 
 async fn connect(options: &Options) -> Result<Link> {
     let token = options.token_file.as_deref().map(Token::read).transpose()?;
-    let url = &options.coordinator;
+    let urls = &options.coordinator;
     let patience = COORDINATOR_PATIENCE;
-    let channel = channel::connect_within("the coordinator", url, token.as_ref(), patience).await?;
+    let channel =
+        channel::connect_within("the coordinator", urls, token.as_ref(), patience).await?;
     let link =
         Link::new(Client::new(channel).max_decoding_message_size(quarry_proto::MAX_MESSAGE_BYTES));
     link.greet(patience).await?;

@@ -9,7 +9,7 @@ use crate::feed::Source;
 use crate::link::{Link, activation, is_absence, new_backoff, plain};
 use crate::negatives::{Activation, Negatives};
 use anyhow::{Context, Result, ensure};
-use quarry_artifacts::{CheckpointRef, Digest, VersionLog, VersionSwap};
+use quarry_artifacts::{CheckpointRef, Digest, VersionLog, VersionSwap, layout};
 use quarry_proto::v1::GenerationSummary;
 use tonic::Status;
 
@@ -49,7 +49,8 @@ impl Script {
     /// them active.
     ///
     /// # Errors
-    /// A refusal by the coordinator, or negatives that cannot be used.
+    /// A refusal by the coordinator, a checkpoint or generation that can no longer
+    /// be had, or negatives that cannot be used.
     pub async fn negatives(&self, number: u64) -> Result<Negatives> {
         let swap = self
             .swap(number)
@@ -57,39 +58,67 @@ impl Script {
         let mut backoff = new_backoff();
         loop {
             match self.activated(number, swap).await {
-                Ok(Some(activation)) => match self.source.negatives(activation).await {
+                Ok(activation) => match self.source.negatives(activation).await {
                     Err(error) if error.is_retryable() => {
                         tracing::warn!(%error, "cannot fetch the generation, trying again");
                     }
                     outcome => return Ok(outcome?),
                 },
-                Ok(None) => {}
-                Err(status) if is_absence(&status) => {
-                    tracing::debug!(reason = status.message(), "the coordinator is away");
-                }
-                Err(status) => return Err(plain(&status)).context("the coordinator refused"),
+                Err(error) => match error.downcast_ref::<Status>() {
+                    Some(status) if is_absence(status) => {
+                        tracing::debug!(reason = status.message(), "the coordinator is away");
+                    }
+                    Some(status) => return Err(plain(status)).context("the coordinator refused"),
+                    None => return Err(error),
+                },
             }
             tokio::time::sleep(backoff.next_pause()).await;
         }
     }
 
-    /// The generation that swap `number` stands for, once it has been active. An
-    /// announcement after it may be all the coordinator still sends.
-    async fn activated(
-        &self,
-        number: u64,
-        swap: &VersionSwap,
-    ) -> Result<Option<Activation>, Status> {
-        let mut stream = self.link.watch(number - 1).await?;
-        if stream.next().await?.is_none() {
-            return Ok(None);
+    /// The generation that swap `number` stands for, once it is or has been active.
+    async fn activated(&self, number: u64, swap: &VersionSwap) -> Result<Activation> {
+        if self.find(swap).await?.is_none() {
+            self.announce(swap).await?;
         }
-        let generations = self.link.generations().await?;
-        let Some(found) = generations.into_iter().find(|g| stands_for(g, swap)) else {
-            return Ok(None);
-        };
+        // The stream may tell of later activations only; this one came before them.
+        let mut stream = self.link.watch(number - 1).await?;
+        let away = || Status::unavailable("the coordinator closed the stream");
+        stream.next().await?.ok_or_else(away)?;
+        let found = self.find(swap).await?.with_context(|| {
+            format!(
+                "the generation of step {} that the version log uses from step {} on is deleted; replay into a new store",
+                swap.checkpoint_step, swap.step
+            )
+        })?;
         let of = (number, found.generation);
-        activation(of, found.checkpoint, found.manifest).map(Some)
+        Ok(activation(of, found.checkpoint, found.manifest)?)
+    }
+
+    async fn find(&self, swap: &VersionSwap) -> Result<Option<GenerationSummary>, Status> {
+        let generations = self.link.generations().await?;
+        Ok(generations.into_iter().find(|g| stands_for(g, swap)))
+    }
+
+    /// Tells the coordinator of the checkpoint to mine with, in case the process
+    /// that published it died before it could. Telling it again changes nothing.
+    async fn announce(&self, swap: &VersionSwap) -> Result<()> {
+        let checkpoint = CheckpointRef {
+            step: swap.checkpoint_step,
+            digest: swap.checkpoint.clone(),
+            manifest: layout::checkpoint_manifest(swap.checkpoint_step, &swap.checkpoint),
+        };
+        ensure!(
+            self.source
+                .store
+                .head(&checkpoint.manifest)
+                .await?
+                .is_some(),
+            "the store has no {}, with which the version log mines from step {} on; replay into a new store",
+            checkpoint.manifest,
+            swap.step
+        );
+        Ok(self.link.publish_checkpoint(&checkpoint, false).await?)
     }
 
     /// Refuses weights that are not the ones of the log: this machine, build or

@@ -17,6 +17,9 @@ pub enum Change {
     EpochStarted {
         /// Its fencing number.
         epoch: u64,
+        /// Where it can be reached, if it knows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
     },
     /// A checkpoint is known.
     CheckpointPublished {

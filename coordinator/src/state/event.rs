@@ -80,6 +80,8 @@ pub enum Event {
     TakenOver {
         /// Its fencing number.
         epoch: u64,
+        /// Where it can be reached, if it knows.
+        address: Option<String>,
         /// The model training starts from, of `run.json`.
         initial: CheckpointRef,
     },

@@ -149,8 +149,12 @@ impl State {
         effects: &mut Vec<Effect>,
     ) -> Result<Option<Answer>, Rejected> {
         match event {
-            Event::TakenOver { epoch, initial } => {
-                self.record(Change::EpochStarted { epoch }, effects);
+            Event::TakenOver {
+                epoch,
+                address,
+                initial,
+            } => {
+                self.record(Change::EpochStarted { epoch, address }, effects);
                 if self.run.checkpoints.is_empty() {
                     self.checkpoint_published(initial, false, effects)?;
                 }

@@ -16,6 +16,9 @@ use std::collections::BTreeMap;
 pub struct Run {
     /// Fencing number of the latest coordinator.
     pub epoch: u64,
+    /// Where that coordinator can be reached, if it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
     /// Checkpoints, oldest publication first.
     pub checkpoints: Vec<Checkpoint>,
     /// The checkpoint training ended with.
@@ -165,7 +168,10 @@ impl Run {
     /// Applies one change. Total: a change about something unknown is ignored.
     pub fn evolve(&mut self, change: &Change) {
         match change {
-            Change::EpochStarted { epoch } => self.epoch = *epoch,
+            Change::EpochStarted { epoch, address } => {
+                self.epoch = *epoch;
+                self.leader.clone_from(address);
+            }
             Change::CheckpointPublished {
                 checkpoint,
                 is_final,

@@ -34,6 +34,15 @@ impl State {
         })
     }
 
+    /// The swap of the log that waits for its checkpoint.
+    pub(super) fn awaited(&self) -> Option<&VersionSwap> {
+        let log = self.settings.script.as_ref()?;
+        match self.scripted(log) {
+            Some(_) => None,
+            None => self.upcoming(log).first(),
+        }
+    }
+
     /// Swaps of the log whose generation has not become active yet.
     fn upcoming<'a>(&self, log: &'a VersionLog) -> &'a [VersionSwap] {
         log.swaps

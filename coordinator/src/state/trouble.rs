@@ -21,6 +21,7 @@ impl State {
             .or_else(|| self.trainer_trouble(now))
             .or_else(|| self.refused())
             .or_else(|| self.unpublished())
+            .or_else(|| self.unscripted())
             .or_else(|| self.stale())
             .unwrap_or_default()
     }
@@ -128,7 +129,23 @@ impl State {
         })
     }
 
+    /// A replay whose trainer waits for something that nobody is making.
+    fn unscripted(&self) -> Option<String> {
+        let next = self.awaited()?;
+        let waits = self.report().is_some_and(|report| report.blocked);
+        let idle = self.run.open.is_none() && !self.run.trained();
+        (waits && idle).then(|| {
+            format!(
+                "the version log mines with the checkpoint of step {}, which is not known here",
+                next.checkpoint_step
+            )
+        })
+    }
+
     fn stale(&self) -> Option<String> {
+        if self.settings.script.is_some() {
+            return None; // The log decides how old negatives become.
+        }
         let refresh = &self.settings.recipe.refresh;
         let bound = refresh.max_staleness;
         let staleness = self.staleness();

@@ -104,8 +104,12 @@ impl Bench {
 
     fn take_over(&mut self) {
         let epoch = self.state.run.epoch + 1;
-        let initial = checkpoint(0);
-        self.tell(Event::TakenOver { epoch, initial }).unwrap();
+        let taken_over = Event::TakenOver {
+            epoch,
+            address: None,
+            initial: checkpoint(0),
+        };
+        self.tell(taken_over).unwrap();
     }
 
     /// Kills the coordinator and starts another from the log.

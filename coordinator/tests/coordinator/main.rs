@@ -9,5 +9,7 @@ mod policies;
 mod retention;
 mod scripts;
 mod simulation;
+mod site;
+mod standby;
 mod wire;
 mod writers;

@@ -28,9 +28,9 @@ async fn law_6_of_two_writers_one_is_fenced() {
     old.append(1, &saved(0)).await.unwrap();
     let (mut new, run) = open(&store, "new").await;
     assert_eq!(run.checkpoints.len(), 1);
-    new.append(2, &[Change::EpochStarted { epoch: 2 }])
-        .await
-        .unwrap();
+    let address = Some("http://head:7600".to_owned());
+    let started = Change::EpochStarted { epoch: 2, address };
+    new.append(2, &[started]).await.unwrap();
     let error = old.append(1, &saved(10)).await.unwrap_err();
     assert!(matches!(error, LogError::Fenced { sequence: 2 }), "{error}");
     assert!(error.to_string().contains("another coordinator"));

@@ -33,6 +33,18 @@ impl Default for Fleet {
 }
 
 impl Fleet {
+    /// Takes the numbers of threads from `other` where this leaves them open.
+    pub fn fill_threads(&mut self, other: &Self) {
+        for (ours, theirs) in [
+            (&mut self.trainer_threads, other.trainer_threads),
+            (&mut self.worker_threads, other.worker_threads),
+        ] {
+            if *ours == 0 {
+                *ours = theirs;
+            }
+        }
+    }
+
     /// Threads of each worker on a machine with `cores` cores.
     #[must_use]
     pub fn threads_of_worker(&self, cores: usize) -> usize {

@@ -79,11 +79,37 @@ impl Recipe {
             _ => self.fleet.threads_of_trainer(cores),
         }
     }
+
+    /// Writes down the numbers of threads that it leaves open, as they are on a
+    /// machine with `cores` cores: another number gives other bits.
+    pub fn fix_threads(&mut self, cores: usize) {
+        let (trainer, worker) = (
+            self.trainer_threads(cores),
+            self.fleet.threads_of_worker(cores),
+        );
+        self.fleet.trainer_threads = trainer;
+        self.fleet.worker_threads = worker;
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fixed_threads_stay_on_another_machine_and_with_other_workers() {
+        let mut recipe = Recipe::default();
+        recipe.fix_threads(8);
+        assert_eq!(
+            (recipe.fleet.trainer_threads, recipe.fleet.worker_threads),
+            (4, 4)
+        );
+        recipe.fleet.workers = 3;
+        assert_eq!(
+            (recipe.trainer_threads(2), recipe.fleet.threads_of_worker(2)),
+            (4, 4)
+        );
+    }
 
     #[test]
     fn a_static_recipe_trains_on_every_core() {

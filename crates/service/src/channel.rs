@@ -5,16 +5,14 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
-use crate::auth::{SendToken, Token};
+use crate::auth::Token;
 use crate::error::{Result, ServiceError, causes};
 use crate::listen::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use crate::retry::Backoff;
 
-/// A channel that sends the token, if any; what generated clients are built on.
-pub type ServiceChannel = InterceptedService<Channel, SendToken>;
+pub use crate::failover::ServiceChannel;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,20 +45,41 @@ pub fn endpoint(url: &str) -> Result<Endpoint> {
         .keep_alive_while_idle(true))
 }
 
-/// Connects to `what` ("the coordinator") at `url`, or fails after one attempt.
+/// The addresses in `urls`, separated by commas, each with its endpoint.
+///
+/// # Errors
+/// If one is malformed.
+pub(crate) fn endpoints(urls: &str) -> Result<Vec<(String, Endpoint)>> {
+    let named = |url: &str| Ok((url.to_owned(), endpoint(url)?));
+    urls.split(',').map(str::trim).map(named).collect()
+}
+
+/// Connects to `what` ("the coordinator") at the first of the addresses in `urls`
+/// (separated by commas) where somebody listens, or fails after one attempt at each.
 ///
 /// # Errors
 /// [`ServiceError::Address`] or [`ServiceError::Unreachable`].
-pub async fn connect(what: &str, url: &str, token: Option<&Token>) -> Result<ServiceChannel> {
-    let channel = endpoint(url)?
-        .connect()
-        .await
-        .map_err(|e| ServiceError::Unreachable {
-            what: what.to_string(),
-            url: url.to_string(),
-            reason: causes(&e),
-        })?;
-    Ok(InterceptedService::new(channel, SendToken::new(token)))
+pub async fn connect(what: &str, urls: &str, token: Option<&Token>) -> Result<ServiceChannel> {
+    let endpoints = endpoints(urls)?;
+    let mut reasons = Vec::new();
+    for (current, (_, endpoint)) in endpoints.iter().enumerate() {
+        let connected = match endpoint.connect().await {
+            Ok(channel) => channel,
+            Err(error) => {
+                reasons.push(causes(&error));
+                continue;
+            }
+        };
+        let lazy = |(url, endpoint): &(String, Endpoint)| (url.clone(), endpoint.connect_lazy());
+        let mut routes: Vec<_> = endpoints.iter().map(lazy).collect();
+        routes[current].1 = connected;
+        return Ok(ServiceChannel::new(routes, current, token));
+    }
+    Err(ServiceError::Unreachable {
+        what: what.to_string(),
+        url: urls.to_string(),
+        reason: reasons.join("; "),
+    })
 }
 
 /// Like [`connect`], but tries again until `patience` is spent: processes of a
@@ -70,7 +89,7 @@ pub async fn connect(what: &str, url: &str, token: Option<&Token>) -> Result<Ser
 /// The last attempt's.
 pub async fn connect_within(
     what: &str,
-    url: &str,
+    urls: &str,
     token: Option<&Token>,
     patience: Duration,
 ) -> Result<ServiceChannel> {
@@ -78,7 +97,7 @@ pub async fn connect_within(
     let seed = u64::from(std::process::id());
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2), seed);
     loop {
-        let error = match connect(what, url, token).await {
+        let error = match connect(what, urls, token).await {
             Err(error @ ServiceError::Unreachable { .. }) => error,
             outcome => return outcome,
         };

@@ -9,6 +9,7 @@ pub mod channel;
 pub mod cpu;
 mod device;
 mod error;
+mod failover;
 pub mod health;
 pub mod listen;
 pub mod patience;

@@ -2,7 +2,7 @@
 //! transport settings, the same for every service.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -36,6 +36,22 @@ pub async fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
     Ok((listener, bound))
 }
 
+/// An address at which others reach a listener at `bound`: that one, or, if it
+/// stands for every address of this machine, the one that its packets leave from.
+/// `None` if the machine has no network.
+#[must_use]
+pub fn reachable(bound: SocketAddr) -> Option<SocketAddr> {
+    if !bound.ip().is_unspecified() {
+        return Some(bound);
+    }
+    // Connecting a datagram socket sends nothing; it only asks for the route, here
+    // to an address kept for documentation (RFC 5737).
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    Some(SocketAddr::new(ip, bound.port()))
+}
+
 /// The listener's connections, as a tonic server takes them.
 pub fn incoming(listener: TcpListener) -> TcpIncoming {
     TcpIncoming::from(listener)
@@ -61,6 +77,16 @@ mod tests {
         let error = bind(bound).await.unwrap_err();
         assert!(matches!(error, ServiceError::PortInUse { .. }));
         assert!(error.to_string().contains(&bound.to_string()), "{error}");
+    }
+
+    #[test]
+    fn others_are_not_sent_to_the_unspecified_address() {
+        let local: SocketAddr = "127.0.0.1:7600".parse().unwrap();
+        assert_eq!(reachable(local), Some(local));
+        // Without a network there is none, with one it is a real one.
+        if let Some(found) = reachable("0.0.0.0:7600".parse().unwrap()) {
+            assert!(!found.ip().is_unspecified() && found.port() == 7600);
+        }
     }
 
     #[tokio::test]

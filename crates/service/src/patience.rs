@@ -9,10 +9,11 @@ use tonic::{Code, Response, Status};
 
 /// Bound of the wait before the second attempt.
 const FIRST: Duration = Duration::from_millis(100);
-/// Bound of the longest wait between two attempts.
-const LONGEST: Duration = Duration::from_secs(5);
+/// Bound of the longest wait between two attempts. Short, because a standby takes
+/// over within seconds and each attempt tries one address.
+const LONGEST: Duration = Duration::from_secs(2);
 
-/// Pauses between attempts: from 100 ms, doubling up to 5 s, apart from those of
+/// Pauses between attempts: from 100 ms, doubling up to 2 s, apart from those of
 /// other processes.
 #[must_use]
 pub fn new_backoff() -> Backoff {

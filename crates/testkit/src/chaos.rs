@@ -94,33 +94,34 @@ impl Target {
         schedule: &Schedule,
         log: &mut dyn Write,
     ) -> Vec<Fault> {
-        let mut random = Random(schedule.seed);
         let (started, mut faults) = (Instant::now(), Vec::new());
+        let mut plan = schedule.plan().into_iter().peekable();
         loop {
             let resume = store.folder().join("run.json").exists();
             let mut run = self.start(store, resume, &[]);
-            while faults.len() < schedule.faults && !run.has_ended() {
-                random.sleep(schedule.gap.0, schedule.gap.1);
-                let Some(fault) = hit(&mut run, &mut random, schedule, faults.len(), started)
-                else {
-                    break;
+            let before = faults.len();
+            while let Some(planned) = plan.peek() {
+                std::thread::sleep(planned.gap);
+                let Some(fault) = planned.hit(&mut run, faults.len(), started) else {
+                    break; // The run is ending; this one hits the next.
                 };
+                let _ = plan.next();
                 writeln!(log, "{}", serde_json::to_string(&fault).unwrap()).unwrap();
                 faults.push(fault);
             }
             let finished = run.wait_within(self.limit);
             if finished.code == Some(0) {
-                assert_eq!(
-                    faults.len(),
-                    schedule.faults,
-                    "the run was over before the last fault: give it more steps or shorter gaps"
+                assert!(
+                    plan.peek().is_none(),
+                    "the run was over after {} faults: give it more steps or shorter gaps",
+                    faults.len()
                 );
                 return faults;
             }
             // One sentence, and nothing that a resume could not mend.
             let reason = finished.refusal();
             assert!(
-                faults.last().is_some_and(|f| f.kind == "kill"),
+                faults[before..].iter().any(|fault| fault.kind == "kill"),
                 "the run ended without a kill: {reason}"
             );
             writeln!(log, "{}", serde_json::json!({ "ended": reason })).unwrap();
@@ -128,36 +129,54 @@ impl Target {
     }
 }
 
-/// Hits a living program of the run; `None` if the run ends first.
-fn hit(
-    run: &mut Running,
-    random: &mut Random,
-    schedule: &Schedule,
-    before: usize,
-    started: Instant,
-) -> Option<Fault> {
-    let role = ROLES[random.below(ROLES.len())];
-    let process = living(run, role)?;
-    let kill = random.below(2) == 0;
-    let mut fault = Fault {
-        number: before + 1,
-        at_s: started.elapsed().as_secs_f64(),
-        step: run.store().losses().0.len() as u64,
-        program: process.program,
-        pid: process.pid,
-        kind: if kill { "kill" } else { "stop" },
-        pause_s: 0.0,
-    };
-    if kill {
-        return signal(process.pid, Signal::Kill).then_some(fault);
+/// A fault to come.
+struct Planned {
+    gap: Duration,
+    role: &'static str,
+    /// Stopped for so long; killed if unset.
+    pause: Option<Duration>,
+}
+
+impl Schedule {
+    /// The faults that the seed draws, whatever the run does meanwhile.
+    fn plan(&self) -> Vec<Planned> {
+        let mut random = Random(self.seed);
+        let mut draw = || Planned {
+            gap: random.between(self.gap.0, self.gap.1),
+            role: ROLES[random.below(ROLES.len())],
+            pause: match random.below(2) {
+                0 => None,
+                _ => Some(random.between(Duration::from_millis(100), self.pause)),
+            },
+        };
+        (0..self.faults).map(|_| draw()).collect()
     }
-    if !signal(process.pid, Signal::Stop) {
-        return None;
+}
+
+impl Planned {
+    /// Hits a living program of the run; `None` if the run ends first.
+    fn hit(&self, run: &mut Running, before: usize, started: Instant) -> Option<Fault> {
+        let process = living(run, self.role)?;
+        let fault = Fault {
+            number: before + 1,
+            at_s: started.elapsed().as_secs_f64(),
+            step: run.store().losses().0.len() as u64,
+            program: process.program,
+            pid: process.pid,
+            kind: if self.pause.is_none() { "kill" } else { "stop" },
+            pause_s: self.pause.map_or(0.0, |pause| pause.as_secs_f64()),
+        };
+        let Some(pause) = self.pause else {
+            return signal(process.pid, Signal::Kill).then_some(fault);
+        };
+        if !signal(process.pid, Signal::Stop) {
+            return None;
+        }
+        std::thread::sleep(pause);
+        // It may have been killed meanwhile, for its silence.
+        let _ = signal(process.pid, Signal::Continue);
+        Some(fault)
     }
-    fault.pause_s = random.sleep(Duration::from_millis(100), schedule.pause);
-    // It may have been killed meanwhile, for its silence.
-    let _ = signal(process.pid, Signal::Continue);
-    Some(fault)
 }
 
 /// A living process of `role`, as soon as there is one.
@@ -189,11 +208,8 @@ impl Random {
         (self.next() % n as u64) as usize
     }
 
-    /// Sleeps for a time drawn between the two, and returns its seconds.
-    fn sleep(&mut self, least: Duration, most: Duration) -> f64 {
+    fn between(&mut self, least: Duration, most: Duration) -> Duration {
         let share = self.next() as f64 / u64::MAX as f64;
-        let seconds = least.as_secs_f64() + share * (most.saturating_sub(least)).as_secs_f64();
-        std::thread::sleep(Duration::from_secs_f64(seconds));
-        seconds
+        least + most.saturating_sub(least).mul_f64(share)
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
 use tonic::{Request, Response, Status};
 
-/// What workers are told.
+/// What workers, and a trainer that asks for generations, are told.
 #[derive(Debug, Default)]
 pub struct Orders {
     /// Leases to hand out, in order.
@@ -25,6 +25,8 @@ pub struct Orders {
     pub refuse: Vec<u64>,
     /// Whether the run goes on when the leases are given out.
     pub open: bool,
+    /// Generations that count as published.
+    pub generations: Vec<GenerationSummary>,
 }
 
 /// What trainer and workers said, in order.
@@ -238,7 +240,11 @@ impl Coordinator for Script {
         &self,
         _: Request<ListGenerationsRequest>,
     ) -> Answer<ListGenerationsResponse> {
-        unused()
+        let generations = self.orders().generations.clone();
+        Ok(Response::new(ListGenerationsResponse {
+            generations,
+            ..ListGenerationsResponse::default()
+        }))
     }
 
     async fn rollback(&self, _: Request<RollbackRequest>) -> Answer<RollbackResponse> {

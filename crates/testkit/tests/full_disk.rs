@@ -84,13 +84,13 @@ fn fill(file: &Path) {
 }
 
 /// Waits until the run has a dense generation and a checkpoint, then fills the disk.
-fn fill_in_mid_run(run: &Running, store: &RunStore, filler: &Path) {
+fn fill_in_mid_run(run: &Running, store: &RunStore, filler: &Path, steps: u64) {
     run.wait_for("a dense generation", || {
         (store.generations().len() >= 2 && store.newest_checkpoint() >= 10).then_some(())
     });
     fill(filler);
     assert!(
-        store.newest_checkpoint() < STEPS,
+        store.newest_checkpoint() < steps,
         "the run was over before the disk was full"
     );
 }
@@ -103,7 +103,7 @@ fn training_outlasts_a_full_disk() {
     let site = site_with_a_small_disk();
     let (store, filler) = (site.store("disk/store"), site.path("disk/filler"));
     let run = site.start("disk/store", &[]);
-    fill_in_mid_run(&run, &store, &filler);
+    fill_in_mid_run(&run, &store, &filler, STEPS);
     run.wait_for("the trainer to say so", || {
         store.log("trainer").contains("No space left").then_some(())
     });
@@ -125,7 +125,7 @@ fn a_disk_that_stays_full_ends_the_run_with_a_sentence_and_loses_nothing() {
     let site = site_with_a_small_disk();
     let (store, filler) = (site.store("disk/store"), site.path("disk/filler"));
     let run = site.start("disk/store", &FREE);
-    fill_in_mid_run(&run, &store, &filler);
+    fill_in_mid_run(&run, &store, &filler, FREE_STEPS);
     let finished = run.wait();
     let refusal = finished.refusal();
     for words in ["the trainer", "no space left on the disk of", "--resume"] {

@@ -1,10 +1,11 @@
 //! `quarry compare`: whether one system beats another, by a paired test.
 
 use crate::table;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use quarry_eval::{Comparison, Evaluation, Metric, OverRuns, compare, evaluate};
 use quarry_eval::{Qrels, read_qrels, read_run};
+use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -15,7 +16,7 @@ use std::process::ExitCode;
     quarry compare --qrels dev.tsv --run ance-1.trec ance-2.trec --against dpr-1.trec dpr-2.trec\n\n\
     Several files are runs of one system with different seeds: each query counts with its mean\n\
     over them, and the spread over seeds is printed beside. p: sign-flip randomisation test over\n\
-    queries, corrected for the number of metrics (Holm); t: paired t-test, not corrected.")]
+    queries, corrected for the number of metrics (Holm); p (t): paired t-test, not corrected.")]
 pub struct CompareArgs {
     /// Judgements: BEIR tsv (with header), TREC qrels or MS MARCO qrels.
     #[arg(long)]
@@ -48,17 +49,35 @@ pub fn execute(args: &CompareArgs) -> Result<ExitCode> {
     let baseline = evaluations(&args.against, &qrels, &metrics)?;
     let comparisons = compare(&system, &baseline, &metrics, args.seed)?;
     match args.json {
-        true => println!("{}", serde_json::to_string(&comparisons)?),
+        true => println!(
+            "{}",
+            json!({ "queries": qrels.len(), "seed": args.seed, "comparisons": comparisons })
+        ),
         false => print!("{}", describe(&comparisons, qrels.len())),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn evaluations(files: &[PathBuf], qrels: &Qrels, metrics: &[Metric]) -> Result<Vec<Evaluation>> {
-    files
-        .iter()
-        .map(|file| Ok(evaluate(qrels, &read_run(file)?, metrics)))
-        .collect()
+    let mut evaluations = Vec::with_capacity(files.len());
+    for file in files {
+        let evaluation = evaluate(qrels, &read_run(file)?, metrics);
+        let (missing, queries) = (evaluation.missing, evaluation.queries);
+        if missing == queries {
+            bail!(
+                "{}: it ranks none of the {queries} judged queries; is it a run of another split?",
+                file.display()
+            );
+        }
+        if missing > 0 {
+            eprintln!(
+                "{}: {missing} of {queries} queries are missing and count 0",
+                file.display()
+            );
+        }
+        evaluations.push(evaluation);
+    }
+    Ok(evaluations)
 }
 
 fn describe(comparisons: &[Comparison], queries: usize) -> String {
@@ -70,7 +89,7 @@ fn describe(comparisons: &[Comparison], queries: usize) -> String {
         "difference",
         "95 % interval",
         "p",
-        "t",
+        "p (t)",
     ];
     format!("{}{queries} queries\n", table::render(&header, &rows))
 }

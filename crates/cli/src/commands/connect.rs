@@ -2,15 +2,21 @@
 
 use anyhow::Result;
 use clap::Args;
+use quarry_proto::v1;
 use quarry_proto::v1::coordinator_client::CoordinatorClient;
 use quarry_service::auth::Token;
 use quarry_service::channel::{self, ServiceChannel};
+use quarry_service::patience::{is_absence, within};
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long one of several coordinators may take to say whether it leads.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Which coordinator to ask.
 #[derive(Debug, Args)]
 pub struct CoordinatorArgs {
-    /// URL of the coordinator.
+    /// URL of the coordinator; with standbys the URLs of all, separated by commas.
     #[arg(
         long,
         env = "QUARRY_COORDINATOR",
@@ -33,14 +39,25 @@ impl CoordinatorArgs {
     }
 }
 
-/// Connects to the coordinator at `url`.
+/// Connects to the coordinator at `urls`, separated by commas; of several to the one
+/// that leads.
 ///
 /// # Errors
 /// If nobody listens there.
 pub async fn connect(
-    url: &str,
+    urls: &str,
     token: Option<&Token>,
 ) -> Result<CoordinatorClient<ServiceChannel>> {
-    let channel = channel::connect("coordinator", url, token).await?;
-    Ok(CoordinatorClient::new(channel).max_decoding_message_size(quarry_proto::MAX_MESSAGE_BYTES))
+    let channel = channel::connect("coordinator", urls, token).await?;
+    let others = channel.addresses() - 1;
+    let mut client =
+        CoordinatorClient::new(channel).max_decoding_message_size(quarry_proto::MAX_MESSAGE_BYTES);
+    for _ in 0..others {
+        // Each answer that is none turns the channel to the next address.
+        let leads = within(ANSWER_LIMIT, client.get_run(v1::GetRunRequest {})).await;
+        if !leads.is_err_and(|status| is_absence(&status)) {
+            break;
+        }
+    }
+    Ok(client)
 }

@@ -88,7 +88,7 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
     if let Some(workers) = args.workers {
         overrides.push(format!("fleet.workers={workers}"));
     }
-    let recipe = Recipe::load(&args.recipe, &overrides)?;
+    let mut recipe = Recipe::load(&args.recipe, &overrides)?;
     let url = args
         .store
         .clone()
@@ -97,8 +97,8 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
     store.probe_create_if_absent().await?;
     let folder = run_folder(&store, &recipe);
     let (document, mut recipe) = match args.resume {
-        true => existing_run(&store, &recipe).await?,
-        false => (new_run(&args, &store, &folder, &recipe).await?, recipe),
+        true => existing_run(&store, recipe).await?,
+        false => (new_run(&args, &store, &folder, &mut recipe).await?, recipe),
     };
     // How many inferencers run is not part of what the run computes.
     recipe.fleet.workers = args.workers.unwrap_or(recipe.fleet.workers);
@@ -120,7 +120,10 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
         }
         Exit::Done => {}
     }
-    let versions = replay::keep(&store, &folder).await?;
+    let versions = match replay::keep(&store, &folder).await {
+        Ok(path) => path.display().to_string(),
+        Err(error) => format!("none: {error:#}"),
+    };
     if let Some(log) = &document.replay {
         eprintln!(
             "repeated: the weights after step {} are those of the version log, bit for bit ({})",
@@ -152,7 +155,7 @@ fn run_folder(store: &Store, recipe: &Recipe) -> PathBuf {
 }
 
 /// The run in the store, and the recipe that every program of it follows.
-async fn existing_run(store: &Store, recipe: &Recipe) -> Result<(RunDocument, Recipe)> {
+async fn existing_run(store: &Store, mut recipe: Recipe) -> Result<(RunDocument, Recipe)> {
     let document = RunDocument::read(store).await.with_context(|| {
         format!(
             "nothing to resume in {}; start without --resume",
@@ -165,7 +168,8 @@ async fn existing_run(store: &Store, recipe: &Recipe) -> Result<(RunDocument, Re
             store.url()
         )
     })?;
-    if stored != *recipe {
+    recipe.fleet.fill_threads(&stored.fleet);
+    if stored != recipe {
         tracing::warn!(
             "the recipe differs from the one the run began with; going on with the run's own"
         );
@@ -178,7 +182,7 @@ async fn new_run(
     args: &RunArgs,
     store: &Store,
     folder: &Path,
-    recipe: &Recipe,
+    recipe: &mut Recipe,
 ) -> Result<RunDocument> {
     setup::refuse_existing_run(store, true).await?;
     let (Some(data), Some(model)) = (&args.data, &args.model) else {
@@ -189,8 +193,10 @@ async fn new_run(
         None => None,
     };
     if let Some(log) = &log {
-        replay::check_recipe(log, recipe, resources::cores())?;
+        replay::pin_threads(log, recipe)?;
+        replay::check_recipe(log, recipe)?;
     }
+    recipe.fix_threads(resources::cores());
     let model = model_source::resolve(model)?;
     let model_folder = ModelFolder::open(&model)?;
     let tokenizer = TextTokenizer::from_dir(&model)?;
@@ -303,7 +309,7 @@ fn present(
     args: &RunArgs,
     url: &str,
     folder: &Path,
-    versions: &Path,
+    versions: &str,
     recipe: &Recipe,
     scores: &[Score],
 ) -> Result<()> {
@@ -321,7 +327,7 @@ fn present(
         folder.display(),
         folder.display()
     );
-    println!("version log      {}", versions.display());
+    println!("version log      {versions}");
     println!();
     println!("next:");
     println!("  quarry export --store {url} --output my-model   # a sentence-transformers folder");

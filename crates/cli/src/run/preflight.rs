@@ -14,7 +14,7 @@ use quarry_recipe::{Optimizer, Recipe, RefreshWhen};
 const GIB: f64 = (1_u64 << 30) as f64;
 
 /// Share of the matrix-product peak that training and encoding reach.
-const EFFICIENCY: f64 = 0.4;
+const EFFICIENCY: f64 = 0.5;
 
 /// libtorch itself, its threads and allocator, in bytes.
 const LIBTORCH: f64 = 0.5 * GIB;
@@ -64,12 +64,24 @@ pub struct Needs {
     pub trainer_memory: f64,
     /// Bytes of each inferencer.
     pub worker_memory: f64,
+    /// Bytes of the verdict, which holds the vectors of all passages when the other
+    /// programs have ended.
+    pub verdict_memory: f64,
     /// Bytes in the store at most.
     pub disk: f64,
     /// FLOPs of all training steps.
     pub train_flops: f64,
     /// FLOPs of one refresh.
     pub refresh_flops: f64,
+}
+
+impl Needs {
+    /// Bytes at the worst moment, with `workers` inferencers.
+    #[must_use]
+    pub fn memory(&self, workers: usize) -> f64 {
+        let fleet = self.trainer_memory + workers as f64 * self.worker_memory;
+        fleet.max(self.verdict_memory)
+    }
 }
 
 /// Steps of a run over `queries` training queries.
@@ -97,8 +109,10 @@ pub fn needs(recipe: &Recipe, model: ModelSize, corpus: &CorpusManifest) -> Need
     let tokens_per_step = recipe.train.batch_size as f64 * (mean_query + columns * mean_passage);
     let micro_tokens = tokens_per_step / recipe.train.accumulation as f64;
     let forward = |tokens: f64| 2.0 * model.block_parameters * tokens;
-    // weights and their bf16 copies, gradients, moments; then what backward keeps.
+    // weights and their bf16 copies, gradients, moments; the copy of weights and
+    // moments that a checkpoint is written from; then what backward keeps.
     let state = model.parameters * 4.0 * (1.5 + 1.0 + moments(recipe));
+    let copy = model.parameters * 4.0 * (1.0 + moments(recipe));
     let kept = model.layers * (9.0 * model.hidden + 3.0 * model.intermediate) * 4.0 * micro_tokens;
     let shard = recipe.data.shard_passages as f64 * model.hidden * 6.0;
     let embeddings = passages * model.hidden * 2.0;
@@ -108,15 +122,15 @@ pub fn needs(recipe: &Recipe, model: ModelSize, corpus: &CorpusManifest) -> Need
         recipe.refresh.keep_generations as f64 + 1.0
     };
     let negatives = queries * (recipe.mining.keep as f64 * 8.0 + recipe.mining.depth as f64 * 8.0);
-    let checkpoint = model.parameters * 4.0 * (1.0 + moments(recipe));
     let checkpoints = recipe.train.keep_checkpoints as f64 + generations + 2.0;
     let prepared: f64 = corpus.shards.iter().map(|s| s.size as f64).sum::<f64>()
         + corpus.queries.values().map(|q| q.size as f64).sum::<f64>();
     Needs {
         steps,
-        trainer_memory: LIBTORCH + state + kept,
+        trainer_memory: LIBTORCH + state + copy + kept,
+        verdict_memory: LIBTORCH + model.parameters * 6.0 + passages * model.hidden * 4.0,
         worker_memory: LIBTORCH + model.parameters * 6.0 + shard,
-        disk: prepared + generations.max(1.0) * (embeddings + negatives) + checkpoints * checkpoint,
+        disk: prepared + generations.max(1.0) * (embeddings + negatives) + checkpoints * copy,
         train_flops: 3.0 * forward(tokens_per_step) * steps as f64,
         refresh_flops: forward(corpus_tokens + query_tokens),
     }
@@ -142,7 +156,7 @@ pub fn describe(recipe: &Recipe, needs: &Needs, machine: &Resources, flops: f64)
     let rows = vec![
         vec![
             "memory".to_owned(),
-            gib(needs.trainer_memory + workers as f64 * needs.worker_memory),
+            gib(needs.memory(workers)),
             format!("{} available", gib(machine.memory as f64)),
         ],
         vec![
@@ -176,7 +190,7 @@ pub fn describe(recipe: &Recipe, needs: &Needs, machine: &Resources, flops: f64)
 /// # Errors
 /// If memory or disk do not suffice; names what to change.
 pub fn refuse_if_too_large(recipe: &Recipe, needs: &Needs, machine: &Resources) -> Result<()> {
-    let memory = needs.trainer_memory + recipe.fleet.workers as f64 * needs.worker_memory;
+    let memory = needs.memory(recipe.fleet.workers);
     if memory > machine.memory as f64 {
         bail!(
             "this run needs about {:.1} GiB of memory and {:.1} GiB are available; raise train.accumulation, \
@@ -278,6 +292,15 @@ mod tests {
         // 100 steps of 32 x (12 + 2 x 102) tokens, 6 FLOPs a weight and token.
         let expected = 6.0 * 10.6e6 * 100.0 * 32.0 * (12.0 + 2.0 * 102.0);
         assert!((needs.train_flops / expected - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_verdict_over_many_passages_may_need_the_most() {
+        let recipe = Recipe::default();
+        let of = |passages| needs(&recipe, MINILM, &manifest(passages, 3200));
+        assert!(of(2000).memory(1) > of(2000).verdict_memory);
+        // 100 million vectors of 384 f32.
+        assert!(of(100_000_000).memory(1) > 143.0 * GIB);
     }
 
     #[test]

@@ -15,14 +15,12 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Keys that do not change what a run with a given version log computes.
-const FREE: [&str; 9] = [
+const FREE: [&str; 7] = [
     "name",
     "refresh",
     "train.checkpoint_every",
     "train.keep_checkpoints",
-    "data.test",
     "fleet.workers",
-    "fleet.trainer_threads", // compared as the number it comes to
     "fleet.lease_seconds",
     "fleet.cache_gib",
 ];
@@ -66,7 +64,7 @@ pub async fn of_store(store: &Store) -> Result<VersionLog> {
             last.manifest
         )
     })?;
-    Ok(VersionLog {
+    let log = VersionLog {
         version: VersionLog::VERSION,
         recipe: document.recipe,
         corpus: document.corpus.digest,
@@ -74,7 +72,14 @@ pub async fn of_store(store: &Store) -> Result<VersionLog> {
         swaps,
         steps,
         model: last.digest,
-    })
+    };
+    match log.check() {
+        Ok(()) => Ok(log),
+        Err(reason) => bail!(
+            "the version log of {} cannot be followed: {reason}",
+            store.url()
+        ),
+    }
 }
 
 /// Writes the version log of the complete run in `store` beside its losses.
@@ -93,31 +98,39 @@ pub async fn keep(store: &Store, folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Refuses a recipe that computes something else than the one of `log`, on a
-/// machine with `cores` cores.
+/// Takes the numbers of threads from `log` where `recipe` leaves them open: they
+/// are part of what gives the bits, whatever machine this is.
+///
+/// # Errors
+/// If the log's recipe is of another version.
+pub fn pin_threads(log: &VersionLog, recipe: &mut Recipe) -> Result<()> {
+    let theirs = recipe_of(log)?;
+    recipe.fleet.fill_threads(&theirs.fleet);
+    Ok(())
+}
+
+/// Refuses a recipe that computes something else than the one of `log`.
 ///
 /// # Errors
 /// Naming the first key that differs.
-pub fn check_recipe(log: &VersionLog, recipe: &Recipe, cores: usize) -> Result<()> {
-    let theirs: Recipe = serde_json::from_value(log.recipe.clone())
-        .context("the version log's recipe is not of this version")?;
-    let ours = serde_json::to_value(recipe)?;
-    if let Some(key) = first_difference("", &log.recipe, &ours) {
+pub fn check_recipe(log: &VersionLog, recipe: &Recipe) -> Result<()> {
+    let (ours, theirs) = (
+        serde_json::to_value(recipe)?,
+        serde_json::to_value(recipe_of(log)?)?,
+    );
+    if let Some(key) = first_difference("", &theirs, &ours) {
         bail!(
             "recipe key `{key}`: {} here, {} in the version log; --replay needs the recipe of the run it repeats",
             at(&ours, &key),
-            at(&log.recipe, &key)
-        );
-    }
-    let threads = |recipe: &Recipe| recipe.trainer_threads(cores);
-    if threads(recipe) != threads(&theirs) {
-        bail!(
-            "recipe key `fleet.trainer_threads`: {} here, {} in the version log; another number of threads gives other bits",
-            threads(recipe),
-            threads(&theirs)
+            at(&theirs, &key)
         );
     }
     Ok(())
+}
+
+fn recipe_of(log: &VersionLog) -> Result<Recipe> {
+    serde_json::from_value(log.recipe.clone())
+        .context("the version log's recipe is not of this version")
 }
 
 /// Refuses another collection or another first model than those of `log`.
@@ -197,9 +210,25 @@ mod tests {
         recipe.fleet.workers = 3;
         recipe.fleet.lease_seconds = 60;
         recipe.train.keep_checkpoints = 9;
-        // The workers of the repetition leave the trainer its threads.
-        recipe.fleet.trainer_threads = Recipe::default().trainer_threads(2);
-        check_recipe(&log, &recipe, 2).unwrap();
+        check_recipe(&log, &recipe).unwrap();
+    }
+
+    #[test]
+    fn threads_left_open_are_the_logs() {
+        let mut theirs = Recipe::default();
+        theirs.fleet.trainer_threads = 7;
+        theirs.fleet.worker_threads = 3;
+        let log = log(&theirs);
+        let mut recipe = Recipe::default();
+        pin_threads(&log, &mut recipe).unwrap();
+        check_recipe(&log, &recipe).unwrap();
+        assert_eq!(recipe.fleet.trainer_threads, 7);
+        recipe.fleet.worker_threads = 4;
+        let refused = check_recipe(&log, &recipe).unwrap_err().to_string();
+        assert!(
+            refused.contains("`fleet.worker_threads`: 4 here, 3 in"),
+            "{refused}"
+        );
     }
 
     #[test]
@@ -208,7 +237,7 @@ mod tests {
         let refused = |change: fn(&mut Recipe)| {
             let mut recipe = Recipe::default();
             change(&mut recipe);
-            check_recipe(&log, &recipe, 2).unwrap_err().to_string()
+            check_recipe(&log, &recipe).unwrap_err().to_string()
         };
         assert!(refused(|r| r.seed = 99).contains("`seed`: 99 here"));
         assert!(refused(|r| r.train.temperature = 0.5).contains("`train.temperature`"));
