@@ -220,8 +220,12 @@ impl Run {
             reference: checkpoint.clone(),
             life: Life::Kept,
         });
-        // A run that was extended goes on after what was its end.
-        self.final_checkpoint = is_final.then(|| checkpoint.clone());
+        // A run that was extended goes on after what was its end. Word of an earlier
+        // checkpoint is old news: it says nothing about the end.
+        let ended = self.final_checkpoint.as_ref();
+        if is_final || ended.is_some_and(|end| checkpoint.step > end.step) {
+            self.final_checkpoint = is_final.then(|| checkpoint.clone());
+        }
     }
 
     fn evolve_open(&mut self, change: &Change) {

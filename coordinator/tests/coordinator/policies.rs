@@ -1,6 +1,6 @@
 //! When a generation is opened, on which checkpoint, and what status says.
 
-use crate::fixture::{Bench, settings};
+use crate::fixture::{Bench, checkpoint, settings};
 use quarry_artifacts::GenerationKind;
 use quarry_coordinator::state::{Answer, Effect, Event, Refusal, TrainerReport};
 use quarry_recipe::{OnStale, Recipe, RefreshWhen};
@@ -128,6 +128,27 @@ fn after_the_final_checkpoint_the_open_generation_is_finished_and_none_follows()
     bench.save(150); // the run was extended
     assert!(!bench.state.run.trained());
     assert_eq!(bench.open(), Some((2, 150)));
+}
+
+#[test]
+fn late_word_of_an_earlier_checkpoint_does_not_forget_the_end() {
+    let mut bench = Bench::new(settings(|recipe| {
+        recipe.train.keep_checkpoints = 1;
+        recipe.refresh.when = RefreshWhen::Never;
+    }));
+    bench.complete();
+    bench.save(50);
+    bench.save(80);
+    bench.save_as(100, true);
+    let checkpoint = checkpoint(50);
+    bench
+        .tell(Event::CheckpointCollected { checkpoint })
+        .unwrap();
+    bench.save(50); // the same message a second time, long after the first
+    bench.save(70); // one that took long
+    assert!(bench.state.run.trained());
+    bench.restart();
+    assert!(bench.state.run.trained());
 }
 
 #[test]

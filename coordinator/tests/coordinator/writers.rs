@@ -101,3 +101,32 @@ async fn a_damaged_record_is_refused_and_a_damaged_snapshot_ignored() {
     let error = Log::open(store.clone(), "r".into()).await.unwrap_err();
     assert!(matches!(error, LogError::Damaged { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_log_that_is_followed_tells_what_others_write() {
+    let store = store().await;
+    let (mut writer, _) = open(&store, "writer").await;
+    writer.append(1, &saved(0)).await.unwrap();
+    let (mut reader, mut run) = open(&store, "reader").await;
+    assert_eq!(reader.follow(&mut run).await.unwrap(), 0);
+    reader.check_unfenced().await.unwrap();
+    writer.append(1, &saved(10)).await.unwrap();
+    writer.append(1, &saved(20)).await.unwrap();
+    let error = reader.check_unfenced().await.unwrap_err();
+    assert!(matches!(error, LogError::Fenced { sequence: 2 }), "{error}");
+    assert_eq!(reader.follow(&mut run).await.unwrap(), 2);
+    assert_eq!(run, open(&store, "again").await.1);
+    // Then it is the reader's turn, and the writer is fenced.
+    reader.append(2, &saved(30)).await.unwrap();
+    let error = writer.append(1, &saved(30)).await.unwrap_err();
+    assert!(matches!(error, LogError::Fenced { sequence: 4 }), "{error}");
+}
+
+#[test]
+fn a_leader_from_before_addresses_is_nowhere() {
+    let old = r#"{"epoch_started": {"epoch": 3}}"#;
+    let change: Change = serde_json::from_str(old).unwrap();
+    let mut run = Run::default();
+    run.evolve(&change);
+    assert_eq!((run.epoch, run.leader), (3, None));
+}

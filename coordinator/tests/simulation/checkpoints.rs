@@ -87,6 +87,7 @@ async fn put(store: &Store, step: u64, files: &[(&str, Bytes)]) -> Result<Checkp
     let manifest = manifest(step, files)?;
     let reference = manifest.reference();
     if store.head(&reference.manifest).await?.is_some() {
+        restore_damaged(store, &reference.manifest, files).await?;
         return Ok(reference);
     }
     for (name, bytes) in files {
@@ -99,6 +100,25 @@ async fn put(store: &Store, step: u64, files: &[(&str, Bytes)]) -> Result<Checkp
     }
     create_json(store, &reference.manifest, "checkpoint manifest", &manifest).await?;
     Ok(reference)
+}
+
+/// Puts back what came short of a checkpoint that was published before.
+async fn restore_damaged(store: &Store, manifest: &str, files: &[(&str, Bytes)]) -> Result<()> {
+    let published = CheckpointManifest::read(store, manifest).await?;
+    for (name, bytes) in files {
+        let object = &published.files[*name];
+        match store.get(object).await {
+            Ok(_) => {}
+            Err(error) if error.is_retryable() || Digest::of(bytes) != object.sha256 => {
+                return Err(error);
+            }
+            Err(_) => {
+                store.delete(&object.path).await?;
+                store.create(&object.path, bytes.clone()).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Where the newest complete checkpoint of a trainer stands.

@@ -127,8 +127,9 @@ impl Client {
 
     async fn put(&self, path: Path, bytes: Bytes, options: PutOptions) -> Result<PutResult> {
         let weather = &self.world.weather;
-        let is_bulk =
-            path.as_ref().starts_with("generations/") && !path.as_ref().ends_with("manifest.json");
+        // Documents and records are small, and written whole or not at all.
+        let name = path.as_ref();
+        let is_bulk = !name.starts_with("log/") && !name.ends_with("manifest.json");
         let torn = is_bulk && self.world.fault(weather.store_torn);
         let landing = match torn {
             true => usize::try_from(self.world.between(0..bytes.len() as u64)).unwrap_or(0),

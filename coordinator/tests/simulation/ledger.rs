@@ -86,7 +86,7 @@ pub struct Ledger {
     settings: Settings,
     /// The coordinators' own reading.
     run: Run,
-    sequence: u64,
+    pub sequence: u64,
     epoch: u64,
     writer: String,
     pub generations: BTreeMap<u64, Generation>,
@@ -164,11 +164,14 @@ impl Ledger {
                 )
             })?,
         }
-        record.changes.iter().for_each(|change| self.run.evolve(change));
+        record
+            .changes
+            .iter()
+            .for_each(|change| self.run.evolve(change));
         for change in record.changes.iter().skip(usize::from(begins.is_some())) {
             self.change(change, objects)?;
         }
-        Ok(())
+        self.check_announced(record, objects)
     }
 
     fn change(&mut self, change: &Change, objects: &Objects) -> Result<(), String> {
@@ -177,7 +180,10 @@ impl Ledger {
             Change::CheckpointPublished {
                 checkpoint,
                 is_final,
-            } => self.add_checkpoint(checkpoint, *is_final, objects),
+            } => {
+                self.add_checkpoint(checkpoint, *is_final);
+                Ok(())
+            }
             Change::GenerationOpened { .. } => self.open(change),
             Change::TaskCompleted {
                 generation,
@@ -254,23 +260,30 @@ impl Ledger {
         }
     }
 
-    fn add_checkpoint(
-        &mut self,
-        checkpoint: &CheckpointRef,
-        is_final: bool,
-        objects: &Objects,
-    ) -> Result<(), String> {
-        let manifest = &checkpoint.manifest;
-        require(objects.is_whole(manifest), || {
-            format!("durability: {manifest} was announced, but is not in the store")
-        })?;
+    fn add_checkpoint(&mut self, checkpoint: &CheckpointRef, is_final: bool) {
         let known = Checkpoint {
             reference: checkpoint.clone(),
             kept: true,
             collected: false,
         };
-        self.checkpoints.insert(manifest.clone(), known);
-        self.final_checkpoint = is_final.then(|| checkpoint.clone());
+        self.checkpoints.insert(checkpoint.manifest.clone(), known);
+        let end = self.final_checkpoint.as_ref().map(|end| end.step);
+        if is_final || end.is_some_and(|end| checkpoint.step > end) {
+            self.final_checkpoint = is_final.then(|| checkpoint.clone());
+        }
+    }
+
+    /// What a record announces and does not retire again is in the store.
+    fn check_announced(&self, record: &Record, objects: &Objects) -> Result<(), String> {
+        for change in &record.changes {
+            if let Change::CheckpointPublished { checkpoint, .. } = change {
+                let manifest = &checkpoint.manifest;
+                let kept = self.checkpoints.get(manifest).is_some_and(|c| c.kept);
+                require(!kept || objects.is_whole(manifest), || {
+                    format!("durability: {manifest} is kept, but it is not in the store")
+                })?;
+            }
+        }
         Ok(())
     }
 
@@ -471,9 +484,14 @@ impl Ledger {
 
     /// Generations an operator may roll back to.
     pub fn kept(&self) -> Vec<u64> {
-        let kept = self.generations.iter().filter(|(_, g)| g.stage == Stage::Kept);
+        let kept = self
+            .generations
+            .iter()
+            .filter(|(_, g)| g.stage == Stage::Kept);
         let active = self.activations.last();
-        kept.map(|(n, _)| *n).filter(|n| Some(n) != active).collect()
+        kept.map(|(n, _)| *n)
+            .filter(|n| Some(n) != active)
+            .collect()
     }
 
     /// What is still to be made or deleted.

@@ -21,8 +21,10 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// Within which the run must end once nothing goes wrong any more.
-const PATIENCE: Duration = Duration::from_secs(1_800);
+/// Within which something must happen once nothing goes wrong any more.
+const PATIENCE_S: u64 = 600;
+/// Within which the run must end then.
+const LIMIT: Duration = Duration::from_secs(40_000);
 
 /// What became of a seed.
 pub struct Report {
@@ -113,8 +115,9 @@ async fn finish(cluster: &Arc<Cluster>, fleet: Vec<JoinHandle<()>>) {
     };
     let ended = tokio::select! {
         biased;
-        ended = timeout(PATIENCE, all) => ended.is_ok(),
+        ended = timeout(LIMIT, all) => ended.is_ok(),
         () = heed(cluster) => false,
+        () = stand_still(cluster) => false,
     };
     if !ended {
         let left = cluster.audit.read(|b| b.ledger.unfinished());
@@ -122,6 +125,17 @@ async fn finish(cluster: &Arc<Cluster>, fleet: Vec<JoinHandle<()>>) {
         cluster
             .world
             .violate(format!("liveness: the run does not end: {left}"));
+    }
+}
+
+/// Returns once the log has not grown for as long as the patience lasts.
+async fn stand_still(cluster: &Arc<Cluster>) {
+    let (mut sequence, mut still) = (0, 0);
+    while still < PATIENCE_S {
+        sleep(Duration::from_secs(1)).await;
+        let now = cluster.audit.read(|b| b.ledger.sequence);
+        still = if now == sequence { still + 1 } else { 0 };
+        sequence = now;
     }
 }
 

@@ -5,7 +5,7 @@
 
 use quarry_testkit::{RunStore, Signal, Site, program, signal, wait_for};
 use std::fs::{File, create_dir_all};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const STEPS: u64 = 120;
@@ -74,96 +74,111 @@ impl Program {
         });
     }
 
-    fn ended(&mut self) -> ExitStatus {
-        let (child, log) = (&mut self.child, self.store.log(self.name));
+    /// Waits for its end.
+    fn assert_succeeds(&mut self) {
+        let child = &mut self.child;
         let status = wait_for(self.name, LIMIT, || child.try_wait().unwrap());
-        assert!(status.success(), "{} {status}:\n{log}", self.name);
-        status
+        let log = self.store.log(self.name);
+        assert!(
+            status.success(),
+            "{} ended with {status}:\n{log}",
+            self.name
+        );
     }
+}
+
+/// Sets up a run in `store`: small shards and blocks, so that there is a middle of a
+/// refresh.
+fn prepare(site: &Site, store: &RunStore) {
+    let (data, model, recipe) = (site.data(), site.model(), site.recipe());
+    let steps = format!("train.max_steps={STEPS}");
+    let inputs = [
+        ("--data", &data),
+        ("--model", &model),
+        ("--recipe", &recipe),
+    ];
+    let mut command = vec!["prepare", "--store", store.url()];
+    command.extend(
+        inputs
+            .iter()
+            .flat_map(|(key, path)| [*key, path.to_str().unwrap()]),
+    );
+    for setting in ["data.shard_passages=4", "data.block_queries=8", &steps] {
+        command.extend(["--set", setting]);
+    }
+    let _ = site.quarry(&command).succeeded();
+}
+
+/// Starts the inferencer and the trainer of `coordinators`.
+fn start_clients(site: &Site, store: &RunStore, coordinators: &str) -> [Program; 2] {
+    let losses = store.folder().join("losses.jsonl");
+    let losses = ["--losses", losses.to_str().unwrap()];
+    let programs: [(_, _, &[&str]); 2] = [
+        ("inferencer-0", "quarry-inferencer", &[]),
+        ("trainer", "quarry-trainer", &losses),
+    ];
+    programs.map(|(name, program, own)| {
+        let cache = site.path(&format!("cache-{name}"));
+        let shared = [
+            ["--coordinator", coordinators],
+            ["--threads", "1"],
+            ["--cache", cache.to_str().unwrap()],
+        ];
+        Program::start(store, name, program, &[shared.as_flattened(), own].concat())
+    })
+}
+
+/// Waits until `standby` has begun to lead for the `n`th time, since now.
+fn assert_takes_over(standby: &Program, n: usize) {
+    let began = Instant::now();
+    standby.wait_until_said(LEADS, n);
+    let took = began.elapsed();
+    println!("{} led after {:.1} s", standby.name, took.as_secs_f64());
+    assert!(took < TAKE_OVER_LIMIT, "{took:?}");
 }
 
 #[test]
 fn the_run_goes_on_under_one_leader_after_the_other() {
     let site = Site::new();
     let store = site.store("store");
-    let steps = format!("train.max_steps={STEPS}");
-    let prepare = [
-        "prepare",
-        "--data",
-        site.data().to_str().unwrap(),
-        "--model",
-        site.model().to_str().unwrap(),
-        "--recipe",
-        site.recipe().to_str().unwrap(),
-        "--store",
-        store.url(),
-        "--set",
-        "data.shard_passages=4",
-        "--set",
-        "data.block_queries=8",
-        "--set",
-        &steps,
-    ];
-    let _ = site.quarry(&prepare).succeeded();
-
-    let (first, first_url) = Program::coordinator(&store, "coordinator-a");
+    prepare(&site, &store);
+    let (mut first, first_url) = Program::coordinator(&store, "coordinator-a");
     first.wait_until_said(LEADS, 1);
     let (mut second, second_url) = Program::coordinator(&store, "coordinator-b");
     let both = format!("{first_url},{second_url}");
-    let clients = |name: &str| {
-        let cache = site.path(name).to_str().unwrap().to_owned();
-        ["--coordinator", &both, "--threads", "1", "--cache", &cache].map(str::to_owned)
+    let [mut inferencer, mut trainer] = start_clients(&site, &store, &both);
+    let refresh = |after: u64| {
+        let open = || store.open_generation().filter(|g| *g > after);
+        trainer.wait_for("a refresh", open)
     };
-    let own = clients("cache-inferencer");
-    let own: Vec<&str> = own.iter().map(String::as_str).collect();
-    let mut inferencer = Program::start(&store, "inferencer-0", "quarry-inferencer", &own);
-    let own = clients("cache-trainer");
-    let losses = store.folder().join("losses.jsonl");
-    let mut own: Vec<&str> = own.iter().map(String::as_str).collect();
-    own.extend(["--losses", losses.to_str().unwrap()]);
-    let mut trainer = Program::start(&store, "trainer", "quarry-trainer", &own);
 
     // A leader that is suspended, and comes back as a zombie.
-    let open = |after: u64| {
-        let refresh = || store.open_generation().filter(|g| *g > after);
-        trainer.wait_for("a refresh", refresh)
-    };
-    let one = open(0);
+    let one = refresh(0);
     first.signal(Signal::Stop);
-    let suspended = Instant::now();
-    second.wait_until_said(LEADS, 1);
-    println!("took over after {:.1} s", suspended.elapsed().as_secs_f64());
-    assert!(suspended.elapsed() < TAKE_OVER_LIMIT);
+    assert_takes_over(&second, 1);
     first.signal(Signal::Continue);
     first.wait_until_said("standing by again", 1);
 
     // A leader that dies.
-    let two = open(one);
+    let two = refresh(one);
     second.signal(Signal::Kill);
-    let killed = Instant::now();
-    first.wait_until_said(LEADS, 2);
-    println!("took over after {:.1} s", killed.elapsed().as_secs_f64());
-    assert!(killed.elapsed() < TAKE_OVER_LIMIT);
+    assert_takes_over(&first, 2);
     assert!(!second.child.wait().unwrap().success());
 
-    trainer.ended();
-    inferencer.ended();
+    trainer.assert_succeeds();
+    inferencer.assert_succeeds();
     let status = ["status", "--json", "--coordinator", &both];
     let status = site.quarry(&status).succeeded().json();
     assert_eq!(
-        (&status["epoch"], &status["finished"]),
-        (&3.into(), &true.into())
+        (status["epoch"].as_u64(), status["finished"].as_bool()),
+        (Some(3), Some(true))
     );
     first.signal(Signal::Interrupt);
-    let mut first = first;
-    first.ended();
+    first.assert_succeeds();
     store.losses().assert_steps(STEPS);
     store.assert_generations_complete();
     let numbers: Vec<u64> = store.generations().iter().map(|g| g.generation).collect();
     let all: Vec<u64> = (0..numbers.len() as u64).collect();
     assert_eq!(numbers, all, "a generation was lost");
-    assert!(
-        numbers.contains(&one) && numbers.contains(&two),
-        "{numbers:?}"
-    );
+    assert!(two < numbers.len() as u64, "{numbers:?}");
 }
