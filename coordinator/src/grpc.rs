@@ -8,13 +8,16 @@ use crate::state::{
 };
 use crate::status;
 use futures::stream::BoxStream;
-use futures::{StreamExt, future};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use quarry_artifacts::{ArtifactError, CheckpointManifest, CheckpointRef, Digest, Store};
 use quarry_proto::v1::coordinator_server::Coordinator;
 use quarry_proto::{ConversionError, TaskOutput, v1};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
+
+/// Requests to the store at once.
+const REQUESTS: usize = 16;
 
 /// The service.
 pub struct Service {
@@ -38,18 +41,20 @@ impl Service {
         self.handle()?.report(event).await.map_err(refusal)
     }
 
-    /// Checks that a checkpoint is there and is what it is said to be.
+    /// Checks that a checkpoint is there, in full, and is what it is said to be: on
+    /// its word older ones are deleted.
     async fn check(&self, checkpoint: &CheckpointRef) -> Result<(), Status> {
         let manifest = CheckpointManifest::read(&self.store, &checkpoint.manifest).await;
-        let found = match manifest {
-            Ok(manifest) => manifest.reference(),
+        let manifest = match manifest {
+            Ok(manifest) => manifest,
             Err(error @ (ArtifactError::NotFound { .. } | ArtifactError::Invalid { .. })) => {
                 return Err(Status::failed_precondition(error.to_string()));
             }
             Err(error) => return Err(Status::unavailable(error.to_string())),
         };
+        let found = manifest.reference();
         if found == *checkpoint {
-            return Ok(());
+            return self.check_files(manifest).await;
         }
         Err(Status::invalid_argument(format!(
             "manifest {} is of checkpoint {} at step {}, not of {} at step {}; publish the checkpoint it names",
@@ -59,6 +64,24 @@ impl Service {
             checkpoint.digest.short(),
             checkpoint.step,
         )))
+    }
+
+    async fn check_files(&self, manifest: CheckpointManifest) -> Result<(), Status> {
+        let sizes = stream::iter(manifest.files.into_values())
+            .map(|file| async move { Ok((self.store.head(&file.path).await?, file)) })
+            .buffered(REQUESTS);
+        let mut damaged = sizes.try_filter(|(found, file)| {
+            let whole = *found == Some(file.size);
+            future::ready(!whole)
+        });
+        let first = damaged.next().await.transpose();
+        match first.map_err(|error: ArtifactError| Status::unavailable(error.to_string()))? {
+            None => Ok(()),
+            Some((_, file)) => Err(Status::failed_precondition(format!(
+                "{} is missing or short; publish the checkpoint again",
+                file.path
+            ))),
+        }
     }
 }
 

@@ -8,7 +8,6 @@ mod plans;
 mod policies;
 mod retention;
 mod scripts;
-mod simulation;
 mod site;
 mod standby;
 mod wire;

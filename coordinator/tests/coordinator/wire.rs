@@ -152,7 +152,8 @@ async fn trainer_side(
         .unwrap();
     assert_eq!((heard.activation, heard.generation), (3, 0));
 
-    let saved = save(&site.store, site.folder.path(), 40).await.reference();
+    let manifest = save(&site.store, site.folder.path(), 40).await;
+    let saved = manifest.reference();
     let mut absent: v1::CheckpointRef = saved.clone().into();
     absent.manifest = "checkpoints/none/manifest.json".into();
     assert_eq!(
@@ -171,6 +172,15 @@ async fn trainer_side(
         process.publish(garbled, false).await,
         Err(Code::InvalidArgument)
     );
+    let model = &manifest.files["model.safetensors"].path;
+    let short = site.folder.path().join("store").join(model);
+    std::fs::write(short, "weig").unwrap();
+    assert_eq!(
+        process.publish(saved.clone().into(), false).await,
+        Err(Code::FailedPrecondition),
+        "a checkpoint that came short would replace older ones that are whole"
+    );
+    save(&site.store, site.folder.path(), 40).await; // which puts the file back
     assert_eq!(process.publish(saved.into(), true).await, Ok(()));
     let answer = process.acquire(10_000).await;
     assert!(answer.run_finished && answer.lease.is_none());

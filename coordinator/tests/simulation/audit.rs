@@ -77,6 +77,11 @@ impl Audit {
         self.world.require(kept);
     }
 
+    /// A record found its number taken.
+    pub fn fenced(&self) {
+        lock(&self.books).ledger.counts.fenced += 1;
+    }
+
     /// An object was deleted.
     pub fn deleted(&self, path: &str) {
         let mut books = lock(&self.books);

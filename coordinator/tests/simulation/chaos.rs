@@ -49,7 +49,7 @@ pub fn clear_up(cluster: &Cluster) {
 
 fn someone(cluster: &Cluster) -> Option<Arc<Process>> {
     let kinds = ["coordinator", "coordinator", "worker", "trainer"];
-    let all = cluster.roster.of(*cluster.world.one_of(&kinds));
+    let all = cluster.roster.of(cluster.world.one_of::<&str>(&kinds));
     (!all.is_empty()).then(|| Arc::clone(cluster.world.one_of(&all)))
 }
 

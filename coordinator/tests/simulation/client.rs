@@ -113,6 +113,14 @@ impl Client {
             })?,
         };
         sleep(Duration::from_millis(back)).await;
+        // Between two requests is where a zombie is most dangerous.
+        if self.world.fault(self.world.weather.store_freezes) {
+            let ms = self.world.between(2_000..30_000);
+            let name = &self.process.name;
+            self.world
+                .note(format_args!("{name} freezes at the store for {ms} ms"));
+            self.process.freeze(ms);
+        }
         self.process.awake().await;
         match (fate, answer) {
             (Fate::Fine, Some(answer)) => answer,

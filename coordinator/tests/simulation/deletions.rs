@@ -2,7 +2,7 @@
 //! run or manifest of a retired one, no checkpoint a trainer may resume from.
 
 use crate::audit::Books;
-use crate::ledger::{Generation, Stage};
+use crate::generations::{Generation, Stage};
 use quarry_artifacts::layout;
 
 /// Whether `path`, which is about to go, may go.

@@ -12,14 +12,17 @@ mod chaos;
 mod checkpoints;
 mod client;
 mod cluster;
+mod counts;
 mod deletions;
 mod feed;
+mod generations;
 mod ledger;
 mod mutation;
 mod network;
 mod objects;
 mod outbox;
 mod process;
+mod retention;
 mod scenario;
 mod simulation;
 mod site;
@@ -34,7 +37,9 @@ use std::ops::Range;
 use std::time::Instant;
 
 /// Seeds of an ordinary test run.
-const SEEDS: Range<u64> = 0..300;
+const SEEDS: Range<u64> = 0..200;
+/// Seeds within which a planted bug must be found.
+const PLANTED: u64 = 100;
 /// Lines of a trace that are shown, unless its seed is run alone.
 const SHOWN: usize = 60;
 
@@ -52,27 +57,30 @@ fn seeds() -> Range<u64> {
 #[test]
 fn no_schedule_of_faults_breaks_a_law() {
     let (seeds, started) = (seeds(), Instant::now());
-    let mut totals = ledger::Counts::default();
+    let mut totals = counts::Counts::default();
     let mut virtual_ms = 0;
     let mut broken = Vec::new();
     for seed in seeds.clone() {
         let report = simulate(seed, None);
         totals.add(&report.counts);
         virtual_ms += report.virtual_ms;
-        if let Some(law) = report.verdict {
-            let all = report.trace.len();
-            let shown = if seeds.end - seeds.start > 1 {
-                all.saturating_sub(SHOWN)
-            } else {
-                0
-            };
-            eprintln!("seed {seed}: {law}\n{}", report.trace[shown..].join("\n"));
-            broken.push((seed, law));
+        let alone = seeds.end - seeds.start == 1;
+        if alone || report.verdict.is_some() {
+            let hidden = report.trace.len().saturating_sub(SHOWN);
+            let shown = &report.trace[if alone { 0 } else { hidden }..];
+            eprintln!("seed {seed}:\n{}", shown.join("\n"));
         }
+        broken.extend(report.verdict.map(|law| (seed, law)));
     }
     let (hours, seconds) = (virtual_ms / 3_600_000, started.elapsed().as_secs());
     eprintln!("{seeds:?}: {hours} virtual hours in {seconds} s: {totals:?}");
-    assert!(broken.is_empty(), "seeds that break a law: {broken:#?}");
+    assert!(
+        broken.is_empty(),
+        "seeds that break a law: {broken:#?}; run one alone with QUARRY_SIMULATION_SEEDS=n..n+1"
+    );
+    if seeds == SEEDS {
+        totals.require_all();
+    }
 }
 
 #[test]
@@ -92,9 +100,10 @@ fn the_same_seed_gives_the_same_trace() {
 
 #[test]
 fn every_planted_bug_is_found() {
-    for bug in Bug::ALL {
-        let found = (0..100).find_map(|seed| Some((seed, simulate(seed, Some(bug)).verdict?)));
-        let (seed, law) = found.unwrap_or_else(|| panic!("{bug:?} is not found"));
-        eprintln!("{bug:?} is found by seed {seed}: {law}");
+    for (bug, law) in Bug::ALL {
+        let found = (0..PLANTED).find_map(|seed| Some((seed, simulate(seed, Some(bug)).verdict?)));
+        let (seed, verdict) = found.unwrap_or_else(|| panic!("{bug:?} is not found"));
+        eprintln!("{bug:?} is found by seed {seed}: {verdict}");
+        assert!(verdict.starts_with(law), "{bug:?} is taken for: {verdict}");
     }
 }

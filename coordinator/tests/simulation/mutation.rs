@@ -9,31 +9,34 @@ use object_store::path::Path;
 use quarry_artifacts::{CheckpointRef, layout};
 use quarry_proto::v1;
 
-/// One planted bug.
+/// One planted bug, and the first seed that found it when it was planted. Seeds tell
+/// other stories once the coordinator sends one message more or less: the test looks
+/// for the first one anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
-    /// A record is written although its number is taken.
+    /// A record is written although its number is taken. Seed 0.
     SkippedFence,
-    /// A generation is published without a look at the sizes of its objects.
+    /// A generation is published without a look at the sizes of its objects. Seed 4.
     ShortGeneration,
-    /// A completion that comes after another attempt's is accepted too.
+    /// A completion that comes after another attempt's is accepted too. Seed 4.
     LateCompletion,
-    /// Leases name the newest checkpoint instead of the generation's own.
+    /// Leases name the newest checkpoint instead of the generation's own. Seed 34.
     MixedCheckpoints,
-    /// A collection is off by one generation.
+    /// A collection is off by one generation. Seed 2.
     LiveCollected,
-    /// A checkpoint is acknowledged before it is in the log.
+    /// A checkpoint is acknowledged before it is in the log. Seed 0.
     EarlyAnswer,
 }
 
 impl Bug {
-    pub const ALL: [Self; 6] = [
-        Self::SkippedFence,
-        Self::ShortGeneration,
-        Self::LateCompletion,
-        Self::MixedCheckpoints,
-        Self::LiveCollected,
-        Self::EarlyAnswer,
+    /// Each bug and how the verdict on it begins.
+    pub const ALL: [(Self, &str); 6] = [
+        (Self::SkippedFence, "law 6:"),
+        (Self::ShortGeneration, "law 2:"),
+        (Self::LateCompletion, "law 2:"),
+        (Self::MixedCheckpoints, "law 2:"),
+        (Self::LiveCollected, "retention:"),
+        (Self::EarlyAnswer, "durability:"),
     ];
 }
 

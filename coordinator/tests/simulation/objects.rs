@@ -35,7 +35,8 @@ impl Objects {
         let object = Object { bytes, whole };
         match self.0.insert(path.to_owned(), object) {
             Some(before) if before.bytes.len() == before.whole => {
-                Err(format!("law 1: {path} was written a second time"))
+                let law = if path.starts_with("log/") { 6 } else { 1 };
+                Err(format!("law {law}: {path} was written a second time"))
             }
             _ => Ok(()),
         }
@@ -74,5 +75,14 @@ impl Objects {
         intact
             .then_some(&found.bytes)
             .ok_or_else(|| format!("{path} is short or damaged"))
+    }
+
+    /// Whether everything in `folder` is whole.
+    pub fn are_whole(&self, folder: &str) -> bool {
+        let mut inside = self.0.range(folder.to_owned()..);
+        inside
+            .by_ref()
+            .take_while(|(path, _)| path.starts_with(folder))
+            .all(|(_, object)| object.bytes.len() == object.whole)
     }
 }

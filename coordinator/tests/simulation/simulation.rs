@@ -5,8 +5,8 @@ use crate::chaos;
 use crate::checkpoints;
 use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::counts::Counts;
 use crate::feed::digest_of;
-use crate::ledger::Counts;
 use crate::mutation::Bug;
 use crate::network::Link;
 use crate::process::{Process, Roster, supervise};
@@ -75,16 +75,12 @@ async fn live(world: &Arc<World>) -> Arc<Audit> {
     audit
 }
 
-/// Prepares the store, while nothing goes wrong with it yet.
+/// Prepares the store, before things go wrong.
 async fn found(world: &Arc<World>, scenario: &Scenario, site: &Arc<Site>) -> Arc<Cluster> {
     let founder = Process::new(world, "founder".to_owned());
     let store = Client::open(world, &founder, site);
-    let initial = loop {
-        match checkpoints::publish_initial(&store).await {
-            Ok(initial) => break initial,
-            Err(error) => world.note(format_args!("founder: {error}")),
-        }
-    };
+    let initial = checkpoints::publish_initial(&store).await.unwrap();
+    world.begin();
     let roster = Arc::new(Roster::default());
     Cluster::new(world, &roster, site, scenario.document(initial))
 }

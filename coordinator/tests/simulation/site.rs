@@ -55,6 +55,9 @@ impl Site {
         let answer = at_once(self.objects.put_opts(path, landed.clone().into(), options));
         let result = if answer.is_ok() { "put" } else { "found" };
         self.world.note(format_args!("{by} {result} {path}"));
+        if is_record && answer.is_err() {
+            self.audit.fenced();
+        }
         if answer.is_ok() {
             self.audit.written(path.as_ref(), landed, bytes.len());
         }

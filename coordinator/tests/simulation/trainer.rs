@@ -130,7 +130,7 @@ impl Trainer {
             position.weights = learn(&position.weights, position.step, &active.digest);
             position.step += 1;
             self.link.process.sleep(self.world().between(60..240)).await;
-            if position.step % 5 == 0 {
+            if position.step.is_multiple_of(5) {
                 self.report(&position, false).await;
             }
             if position
@@ -171,7 +171,9 @@ impl Trainer {
             if !waits || refresh.max_staleness == 0 {
                 return;
             }
-            if *published < position.step {
+            // A refused one came short; publishing it again puts back what is missing.
+            let refused = self.outbox.is_empty() && self.outbox.was_refused();
+            if *published < position.step || refused {
                 self.publish(position, published, false).await;
             }
             self.report(position, true).await;

@@ -20,6 +20,8 @@ pub struct Weather {
     pub store_torn: f64,
     /// The answer takes seconds.
     pub store_slow: f64,
+    /// The process freezes with the answer in its hands.
+    pub store_freezes: f64,
     /// A message does not arrive.
     pub net_lost: f64,
     /// The answer to a message does not arrive.
@@ -63,6 +65,7 @@ impl Weather {
             store_late: if is_service { late } else { 0.0 },
             store_torn: if is_service { 0.0 } else { torn },
             store_slow: some(0.02),
+            store_freezes: some(0.003),
             net_lost: some(0.02),
             net_answer_lost: some(0.03),
             net_doubled: some(0.04),

@@ -44,7 +44,7 @@ impl World {
             bug,
             random: Mutex::new(random),
             started: Instant::now(),
-            calm: AtomicBool::new(false),
+            calm: AtomicBool::new(true),
             trace: Mutex::default(),
             verdict: Mutex::default(),
             over: Notify::new(),
@@ -56,7 +56,8 @@ impl World {
         lock(&self.random).random_bool(p)
     }
 
-    /// Whether something goes wrong that does with probability `p`, until the calm.
+    /// Whether something goes wrong that does with probability `p`, between the
+    /// beginning and the calm.
     pub fn fault(&self, p: f64) -> bool {
         self.chance(p) && !self.is_calm()
     }
@@ -81,6 +82,11 @@ impl World {
     /// Milliseconds since the beginning.
     pub fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap()
+    }
+
+    /// From now on things go wrong.
+    pub fn begin(&self) {
+        self.calm.store(false, Ordering::SeqCst);
     }
 
     /// From now on nothing goes wrong any more.
