@@ -23,10 +23,11 @@ const PARALLEL: usize = 4;
 
 impl Store {
     /// Writes `bytes` as `<folder>/<stem>-<digest12>.<ext>`. Equal content
-    /// published before is left as it is, so repeating is harmless.
+    /// published before is left as it is, so repeating is harmless; what came short
+    /// is put right.
     ///
     /// # Errors
-    /// If the store fails, a name is unsafe, or the name holds other bytes.
+    /// If the store fails or a name is unsafe.
     pub async fn put_content(
         &self,
         folder: &str,
@@ -43,7 +44,8 @@ impl Store {
     }
 
     /// Writes the local file as `<folder>/<stem>-<digest12>.<ext>`, in constant
-    /// memory. Equal content published before is left as it is.
+    /// memory. Equal content published before is left as it is; what came short is
+    /// put right.
     ///
     /// # Errors
     /// If the file cannot be read or changes meanwhile, or the store fails.
@@ -91,15 +93,24 @@ impl Store {
 
     /// Whether the content-addressed object is already there, at its full size.
     async fn is_published(&self, object: &ObjectRef) -> Result<bool> {
-        match self.head(&object.path).await? {
-            None => Ok(false),
-            Some(size) if size == object.size => Ok(true),
-            Some(size) => Err(self.mismatch(object, "size", object.size, size)),
-        }
+        Ok(self.head(&object.path).await? == Some(object.size))
     }
 
-    /// Sends `source` to `path`; if `expected` is given, nothing appears unless
-    /// the bytes read are the expected ones.
+    /// Replaces what came short under a content-addressed name by what the name
+    /// stands for. Law 1 holds: whoever does this writes the same bytes. A deletion
+    /// would not be safe, for it may come late and meet the successor.
+    async fn replace_damaged(&self, path: &str, bytes: Bytes) -> Result<()> {
+        tracing::warn!(path, "replacing an object that is not what its name says");
+        let location = self.location(path)?;
+        let write = || async {
+            let written = self.objects().put(&location, bytes.clone().into()).await;
+            written.map_err(|e| self.error(path, e))
+        };
+        self.retry().run(path, write).await.map(|_| ())
+    }
+
+    /// Sends `source` to `path`; if `expected` is given, `path` is its
+    /// content-addressed name and nothing appears unless the bytes read are its own.
     async fn send(
         &self,
         path: &str,
@@ -110,8 +121,12 @@ impl Store {
             let bytes = source.read_all().await?;
             let object = ObjectRef::new(path, bytes.len() as u64, Digest::of(&bytes))?;
             unchanged(&object, expected)?;
-            return match self.create(path, bytes).await? {
+            return match self.create(path, bytes.clone()).await? {
                 Created::Yes => Ok(object),
+                Created::Exists if expected.is_some() => {
+                    self.replace_damaged(path, bytes).await?;
+                    Ok(object)
+                }
                 Created::Exists => Err(ArtifactError::Exists {
                     url: self.url().to_string(),
                     path: path.to_string(),

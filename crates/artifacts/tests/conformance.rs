@@ -2,16 +2,14 @@
 //! address in `QUARRY_TEST_S3`, or a `moto_server` found on the path.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod support;
 
 use bytes::Bytes;
 use futures::future::join_all;
 use quarry_artifacts::{
     ArtifactError, Cache, Created, Digest, ObjectRef, Store, delete_folder, layout,
 };
+use support::s3_server::S3Server;
 
 /// The suite; `store` must be empty.
 async fn conforms(store: &Store, races: usize) {
@@ -224,76 +222,10 @@ fn s3_conforms() {
             }
         });
     }
-    let Some(moto) = Moto::start() else {
-        eprintln!("SKIPPED s3_conforms: no QUARRY_TEST_S3 and no working moto_server on the path");
-        return;
-    };
-    // The cloud configuration comes from the environment, so it needs a process of its own.
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "s3_conforms", "--nocapture"])
-        .env("QUARRY_TEST_S3", "s3://quarry/some/prefix")
-        .env("AWS_ENDPOINT", moto.endpoint())
-        .envs([("AWS_ALLOW_HTTP", "true"), ("AWS_REGION", "us-east-1")])
-        .envs([
-            ("AWS_ACCESS_KEY_ID", "test"),
-            ("AWS_SECRET_ACCESS_KEY", "test"),
-        ])
-        .status()
-        .unwrap();
-    assert!(status.success());
-}
-
-/// A mock S3 server with the bucket `quarry`.
-struct Moto {
-    server: Child,
-    port: u16,
-}
-
-impl Moto {
-    fn start() -> Option<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .ok()?
-            .local_addr()
-            .ok()?
-            .port();
-        let server = Command::new("moto_server")
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .ok()?;
-        let mut moto = Self { server, port };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < deadline && moto.server.try_wait().ok()?.is_none() {
-            if moto
-                .make_bucket()
-                .is_ok_and(|answer| answer.contains(" 200 "))
-            {
-                return Some(moto);
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        None
-    }
-
-    fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    fn make_bucket(&self) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.write_all(
-            b"PUT /quarry HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer.lines().next().unwrap_or_default().to_string())
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+    match S3Server::moto() {
+        Some(moto) => moto.test("s3_conforms", "QUARRY_TEST_S3"),
+        None => eprintln!(
+            "SKIPPED s3_conforms: no QUARRY_TEST_S3 and no working moto_server on the path"
+        ),
     }
 }

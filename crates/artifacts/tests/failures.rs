@@ -155,20 +155,30 @@ async fn damage_is_found_whatever_its_size() {
         error.contains("size 3") && error.contains("says 7") && error.contains(&object.path),
         "{error}"
     );
-    let error = store
-        .put_content("f", "s", "bin", "content".into())
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, ArtifactError::Mismatch { .. }),
-        "a truncated object was accepted"
-    );
     backend.damage(&object.path, b"Content").await;
     let error = store.get(&object).await.unwrap_err().to_string();
     assert!(
         error.contains("sha256") && error.contains(object.sha256.as_str()),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn an_object_that_came_short_is_put_right_without_being_deleted() {
+    let backend = FailingStore::new(Fault::None, 0);
+    let store = backend.store();
+    let write = || store.put_content("f", "s", "bin", "content".into());
+    let object = write().await.unwrap();
+    backend.damage(&object.path, b"con").await;
+    assert_eq!(write().await.unwrap(), object);
+    assert_eq!(store.get(&object).await.unwrap(), "content");
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("file");
+    std::fs::write(&local, "content").unwrap();
+    backend.damage(&object.path, b"").await;
+    let again = store.put_file("f", "s", "bin", &local).await.unwrap();
+    assert_eq!(again, object);
+    assert_eq!(store.get(&object).await.unwrap(), "content");
 }
 
 /// Every operation must run inside a spawned task.

@@ -1,6 +1,8 @@
 //! A backend that fails on demand, and small shorthands for the tests.
 #![allow(dead_code)]
 
+pub mod s3_server;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
