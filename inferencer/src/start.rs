@@ -4,11 +4,11 @@
 use crate::args::Args;
 use crate::depot::Depot;
 use crate::engine::Engine;
-use crate::link::Link;
 use crate::worker::{Ended, Worker};
 use crate::workshop::Workshop;
 use anyhow::Context;
 use quarry_artifacts::{RunDocument, Store};
+use quarry_client::worker::Link;
 use quarry_recipe::Recipe;
 use quarry_service::args::cache_folder;
 use quarry_service::health::Health;

@@ -6,13 +6,13 @@
 
 use crate::engine::Engine;
 use crate::error::TaskError;
-use crate::link::{Acquired, Link};
 use crate::progress::Progress;
+use quarry_client::Heartbeats;
+use quarry_client::worker::{Acquired, Link};
 use quarry_proto::{Lease, TaskOutput};
 use quarry_service::CancellationToken;
 use std::pin::pin;
 use std::time::Duration;
-use tokio::task::JoinHandle;
 use tonic::Status;
 
 /// How long a stopping worker tries to reach the coordinator, and how long it
@@ -93,7 +93,13 @@ impl Worker {
         let (generation, attempt) = (lease.task.generation, lease.attempt);
         tracing::debug!(lease = lease.id, generation, attempt, work = %lease.task.work, "task begun");
         let progress = Progress::default();
-        let heartbeats = Heartbeats::start(self.link.clone(), lease.clone(), progress.clone());
+        let (share, cancel) = (progress.clone(), progress.clone());
+        let heartbeats = Heartbeats::start(
+            self.link.clone(),
+            lease.clone(),
+            move || share.fraction(),
+            move || cancel.cancel(),
+        );
         let mut task = pin!(self.engine.perform(lease.task.clone(), progress.clone()));
         let result = tokio::select! {
             biased;
@@ -185,45 +191,4 @@ impl Worker {
 async fn grace(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     tokio::time::sleep(FAREWELL).await;
-}
-
-/// Heartbeats of one lease, until dropped.
-struct Heartbeats(JoinHandle<()>);
-
-impl Heartbeats {
-    fn start(link: Link, lease: Lease, progress: Progress) -> Self {
-        Self(tokio::spawn(beat(link, lease, progress)))
-    }
-}
-
-impl Drop for Heartbeats {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn beat(link: Link, lease: Lease, progress: Progress) {
-    let period = Duration::from_millis(u64::from(lease.duration_ms / 4).max(1));
-    let mut missed = false;
-    loop {
-        tokio::time::sleep(period).await;
-        match link.heartbeat(&lease, progress.fraction()).await {
-            Ok(true) => {
-                progress.cancel();
-                return;
-            }
-            Ok(false) => missed = false,
-            // The task goes on: its first completion wins, whoever holds the lease then.
-            Err(status) if !missed => {
-                missed = true;
-                let reason = status.message();
-                tracing::warn!(
-                    lease = lease.id,
-                    reason,
-                    "a heartbeat failed; the task goes on"
-                );
-            }
-            Err(_) => {}
-        }
-    }
 }

@@ -1,14 +1,14 @@
 //! The newest usable generation, ready before a step asks for it.
 //!
-//! Owns: the stream of activations (resumed after every break, so a coordinator
-//! may restart at any time) and the background download of negatives. The
-//! training loop only looks at a slot: no step waits for the network (law 5).
-//! Refuses: activations that do not rise (law 3) and generations that do not fit.
+//! Owns: the background download of the negatives that `quarry_client::follow` hears
+//! of. The training loop only looks at a slot: no step waits for the network (law 5).
+//! Refuses: generations that do not fit.
 
 use crate::dataset::Dataset;
-use crate::link::{Link, new_backoff, plain};
+use crate::link::{Link, new_backoff};
 use crate::negatives::{Activation, Negatives, NegativesError};
 use quarry_artifacts::{Cache, Store};
+use quarry_client::follow;
 use quarry_proto::v1;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,7 +96,7 @@ impl Feed {
         let (announce, announced) = watch::channel(None);
         let (offer, slot) = watch::channel(Slot::default());
         let tasks = [
-            runtime.spawn(listen(link, after, announce)),
+            runtime.spawn(follow(link, after, announce)),
             runtime.spawn(prepare(source, announced, offer)),
         ];
         Self { slot, tasks }
@@ -130,46 +130,6 @@ impl Drop for Feed {
         for task in &self.tasks {
             task.abort();
         }
-    }
-}
-
-/// Keeps the newest activation in `announce`, outlasting the coordinator.
-async fn listen(link: Link, mut after: u64, announce: watch::Sender<Option<Activation>>) {
-    let mut backoff = new_backoff();
-    let mut away = false;
-    loop {
-        let ended = match link.watch(after).await {
-            Ok(mut stream) => loop {
-                match stream.next().await {
-                    Ok(Some(activation)) if activation.activation > after => {
-                        if std::mem::take(&mut away) {
-                            tracing::info!("the coordinator is back");
-                        }
-                        backoff.reset();
-                        after = activation.activation;
-                        announce.send_replace(Some(activation));
-                    }
-                    Ok(Some(activation)) => tracing::warn!(
-                        activation = activation.activation,
-                        after,
-                        "ignored an activation that does not rise"
-                    ),
-                    Ok(None) => break None,
-                    Err(status) => break Some(status),
-                }
-            },
-            Err(status) => Some(status),
-        };
-        if let Some(status) = ended
-            && !std::mem::replace(&mut away, true)
-        {
-            let reason = plain(&status).to_string();
-            tracing::warn!(
-                reason,
-                "lost the coordinator, training goes on and reconnects"
-            );
-        }
-        tokio::time::sleep(backoff.next_pause()).await;
     }
 }
 

@@ -7,34 +7,12 @@
 use crate::batches::Mined;
 use crate::dataset::Dataset;
 use quarry_artifacts::{
-    ArtifactError, Cache, CachedFile, CheckpointRef, GenerationKind, GenerationManifest, ObjectRef,
-    Store,
+    ArtifactError, Cache, CachedFile, GenerationKind, GenerationManifest, Store,
 };
 use quarry_corpus::{CorpusError, NegativesBlock};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// An activation as the coordinator announced it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Activation {
-    /// Rises by one with each publication or rollback.
-    pub activation: u64,
-    /// The generation made active.
-    pub generation: u64,
-    /// The checkpoint it was mined with.
-    pub checkpoint: CheckpointRef,
-    /// Its manifest.
-    pub manifest: ObjectRef,
-}
-
-impl Activation {
-    /// Steps between the trainer and the checkpoint of these negatives.
-    #[must_use]
-    pub fn staleness(&self, step: u64) -> u64 {
-        step.saturating_sub(self.checkpoint.step)
-    }
-}
+pub use quarry_client::Activation;
 
 /// Why a generation cannot be trained on.
 #[derive(Debug, Error)]

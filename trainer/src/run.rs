@@ -7,7 +7,7 @@ use crate::checkpoint::Checkpointer;
 use crate::dataset::Dataset;
 use crate::feed::{Feed, Source};
 use crate::hardware;
-use crate::link::{Client, Link};
+use crate::link::Link;
 use crate::losses::Losses;
 use crate::negatives::{Negatives, NegativesError};
 use crate::options::Options;
@@ -259,8 +259,7 @@ async fn connect(options: &Options) -> Result<Link> {
     let patience = COORDINATOR_PATIENCE;
     let channel =
         channel::connect_within("the coordinator", urls, token.as_ref(), patience).await?;
-    let link =
-        Link::new(Client::new(channel).max_decoding_message_size(quarry_proto::MAX_MESSAGE_BYTES));
+    let link = Link::new(channel);
     link.greet(patience).await?;
     Ok(link)
 }

@@ -11,7 +11,7 @@ use quarry_service::channel;
 use quarry_testkit::coordinator::{Script as Told, Stub};
 use quarry_trainer::dataset::Dataset;
 use quarry_trainer::feed::Source;
-use quarry_trainer::link::{Client, Link};
+use quarry_trainer::link::Link;
 use quarry_trainer::script::Script;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ fn script(run: &TinyRun, stub: &Stub, model: &Digest) -> Script {
     let url = stub.url();
     let wait = Duration::from_secs(5);
     let connected = channel::connect_within("the stub", &url, None, wait);
-    let link = Link::new(Client::new(run.runtime.block_on(connected).unwrap()));
+    let link = Link::new(run.runtime.block_on(connected).unwrap());
     let source = Source {
         store: store.clone(),
         cache,

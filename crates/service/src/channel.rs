@@ -11,6 +11,7 @@ use crate::auth::Token;
 use crate::error::{Result, ServiceError, causes};
 use crate::listen::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use crate::retry::Backoff;
+use crate::surroundings;
 
 pub use crate::failover::ServiceChannel;
 
@@ -63,14 +64,16 @@ pub async fn connect(what: &str, urls: &str, token: Option<&Token>) -> Result<Se
     let endpoints = endpoints(urls)?;
     let mut reasons = Vec::new();
     for (current, (_, endpoint)) in endpoints.iter().enumerate() {
-        let connected = match endpoint.connect().await {
+        let connected = match surroundings::connect(endpoint).await {
             Ok(channel) => channel,
             Err(error) => {
                 reasons.push(causes(&error));
                 continue;
             }
         };
-        let lazy = |(url, endpoint): &(String, Endpoint)| (url.clone(), endpoint.connect_lazy());
+        let lazy = |(url, endpoint): &(String, Endpoint)| {
+            (url.clone(), surroundings::connect_lazy(endpoint))
+        };
         let mut routes: Vec<_> = endpoints.iter().map(lazy).collect();
         routes[current].1 = connected;
         return Ok(ServiceChannel::new(routes, current, token));
@@ -94,8 +97,8 @@ pub async fn connect_within(
     patience: Duration,
 ) -> Result<ServiceChannel> {
     let deadline = Instant::now() + patience;
-    let seed = u64::from(std::process::id());
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2), seed);
+    let (first, longest) = (Duration::from_millis(50), Duration::from_secs(2));
+    let mut backoff = Backoff::new(first, longest, surroundings::seed());
     loop {
         let error = match connect(what, urls, token).await {
             Err(error @ ServiceError::Unreachable { .. }) => error,

@@ -7,10 +7,10 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use crate::auth::{SendToken, Token};
 use crate::channel::endpoints;
 use crate::error::Result;
+use crate::surroundings::connect_lazy;
 
 /// A call that its caller gave up unanswered after this long met nobody; one given
 /// up sooner says nothing about the service.
@@ -39,7 +40,7 @@ pub struct ServiceChannel(Arc<Routes>);
 struct Routes {
     all: Vec<Route>,
     /// Position in `all` of the address that is called.
-    current: AtomicUsize,
+    current: watch::Sender<usize>,
 }
 
 #[derive(Debug)]
@@ -56,7 +57,7 @@ impl ServiceChannel {
     /// If an address is malformed.
     pub fn lazy(urls: &str, token: Option<&Token>) -> Result<Self> {
         let routes = endpoints(urls)?.into_iter();
-        let routes = routes.map(|(url, endpoint)| (url, endpoint.connect_lazy()));
+        let routes = routes.map(|(url, endpoint)| (url, connect_lazy(&endpoint)));
         Ok(Self::new(routes.collect(), 0, token))
     }
 
@@ -72,7 +73,7 @@ impl ServiceChannel {
         };
         Self(Arc::new(Routes {
             all: routes.into_iter().map(route).collect(),
-            current: AtomicUsize::new(current),
+            current: watch::Sender::new(current),
         }))
     }
 
@@ -81,14 +82,31 @@ impl ServiceChannel {
     pub fn addresses(&self) -> usize {
         self.0.all.len()
     }
+
+    /// Ends when the channel turns from the address that is called now. An open stream
+    /// cannot tell that who is at its other end leads no longer; other calls do.
+    pub fn turned(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut current = self.0.current.subscribe();
+        async move {
+            if current.changed().await.is_err() {
+                std::future::pending().await // the channel is gone and turns no more
+            }
+        }
+    }
 }
 
 impl Routes {
     /// Turns from the address `from` to the next one, unless another call has done so.
     fn turn_from(&self, from: usize) {
         let next = (from + 1) % self.all.len();
-        let (was, relaxed) = (&self.current, Ordering::Relaxed);
-        if was.compare_exchange(from, next, relaxed, relaxed).is_ok() && next != from {
+        let turns = self.current.send_if_modified(|current| {
+            let turns = *current == from && next != from;
+            if turns {
+                *current = next;
+            }
+            turns
+        });
+        if turns {
             let (from, to) = (&self.all[from].url, &self.all[next].url);
             tracing::debug!(from, to, "turning to the next address");
         }
@@ -107,7 +125,7 @@ impl Attempt {
     fn begin(routes: &Arc<Routes>) -> Self {
         Self {
             routes: Arc::clone(routes),
-            route: routes.current.load(Ordering::Relaxed),
+            route: *routes.current.borrow(),
             begun: Instant::now(),
             answered: false,
         }
@@ -166,7 +184,7 @@ mod tests {
     async fn a_call_given_up_after_a_silence_met_nobody() {
         let urls = "http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:3";
         let routes = ServiceChannel::lazy(urls, None).unwrap().0;
-        let current = || routes.current.load(Ordering::Relaxed);
+        let current = || *routes.current.borrow();
         drop(Attempt::begin(&routes));
         assert_eq!(current(), 0, "its caller lost interest");
         let together = [Attempt::begin(&routes), Attempt::begin(&routes)];

@@ -16,6 +16,7 @@ pub mod patience;
 pub mod port_file;
 pub mod retry;
 pub mod signals;
+pub mod surroundings;
 pub mod telemetry;
 pub mod threads;
 

@@ -4,6 +4,7 @@
 //! Refuses: giving up, and saying so; both are the caller's.
 
 use crate::retry::Backoff;
+use crate::surroundings;
 use std::time::Duration;
 use tonic::{Code, Response, Status};
 
@@ -17,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// other processes.
 #[must_use]
 pub fn new_backoff() -> Backoff {
-    Backoff::new(FIRST, LONGEST, u64::from(std::process::id()))
+    Backoff::new(FIRST, LONGEST, surroundings::seed())
 }
 
 /// Whether the same call may succeed once the service is back. Anything else is

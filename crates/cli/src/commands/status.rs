@@ -5,17 +5,25 @@ use crate::commands::connect::CoordinatorArgs;
 use crate::run::progress_line;
 use anyhow::Result;
 use clap::Args;
-use quarry_proto::v1::{GetRunRequest, GetRunResponse};
+use quarry_client::overview;
+use quarry_proto::v1::GetRunResponse;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// Time between two looks with `--watch`.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long `--watch` waits for a coordinator that is away. Another takes over in half
+/// a minute at most, or somebody starts it again; and the run may have ended with it.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Arguments of `quarry status`.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     #[command(flatten)]
     coordinator: CoordinatorArgs,
-    /// Look again every two seconds until the run is finished.
+    /// Look again every two seconds until the run is finished, through changes of the
+    /// coordinator.
     #[arg(long)]
     watch: bool,
     /// Print one JSON object.
@@ -26,18 +34,19 @@ pub struct StatusArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// If the coordinator cannot be reached.
+/// If the coordinator cannot be reached, or with `--watch` stays away.
 pub fn execute(args: &StatusArgs) -> Result<ExitCode> {
     block_on(async {
-        let mut client = args.coordinator.connect().await?;
+        let client = args.coordinator.connect().await?;
         loop {
-            let run = client
-                .get_run(GetRunRequest {})
-                .await
-                .map_err(|status| {
-                    anyhow::anyhow!("the coordinator did not answer: {}", status.message())
-                })?
-                .into_inner();
+            let run = if args.watch {
+                overview::look_within(&client, PATIENCE).await
+            } else {
+                overview::look(&client).await
+            };
+            let run = run.map_err(|status| {
+                anyhow::anyhow!("the coordinator did not answer: {}", status.message())
+            })?;
             print!(
                 "{}",
                 if args.json {
@@ -49,7 +58,7 @@ pub fn execute(args: &StatusArgs) -> Result<ExitCode> {
             if !args.watch || run.finished {
                 return Ok(ExitCode::SUCCESS);
             }
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     })
 }

@@ -4,11 +4,12 @@
 //! latest progress, which may be lost. Refuses: making a step
 //! wait (law 5).
 
-use crate::link::{Link, is_absence, new_backoff, plain};
-use crate::negatives::Activation;
+use crate::Activation;
+use crate::trainer::{Link, plain};
 use anyhow::{Result, bail};
 use quarry_artifacts::CheckpointRef;
 use quarry_proto::v1::ReportProgressRequest;
+use quarry_service::patience::until_answered;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -118,20 +119,13 @@ async fn deliver_all(link: Link, mut queue: mpsc::UnboundedReceiver<Item>) {
 
 /// Repeats one letter until the coordinator answers.
 async fn deliver(link: &Link, letter: &Letter) -> Result<(), Status> {
-    let mut backoff = new_backoff();
-    loop {
-        let answer = match letter {
-            Letter::Swap { step, activation } => link.report_swap(*step, activation).await,
-            Letter::Checkpoint { checkpoint, last } => {
-                link.publish_checkpoint(checkpoint, *last).await
-            }
-            Letter::Progress(progress) => link.report_progress(progress.clone()).await,
-        };
-        match answer {
-            Err(status) if is_absence(&status) => tokio::time::sleep(backoff.next_pause()).await,
-            outcome => return outcome,
-        }
-    }
+    let attempt = async || match letter {
+        Letter::Swap { step, activation } => link.report_swap(*step, activation).await,
+        Letter::Checkpoint { checkpoint, last } => link.publish_checkpoint(checkpoint, *last).await,
+        Letter::Progress(progress) => link.report_progress(progress.clone()).await,
+    };
+    // The feed says that the coordinator is away.
+    until_answered(attempt, |_| {}).await
 }
 
 async fn report_progress(link: Link, mut latest: watch::Receiver<ReportProgressRequest>) {

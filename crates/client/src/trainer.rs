@@ -3,34 +3,36 @@
 //! Owns: deadlines of calls, patience with an absent coordinator, conversion to
 //! domain types. Refuses: deciding what to do with an answer, and bulk data.
 
-use crate::negatives::Activation;
+use crate::{Activation, Client, DEADLINE};
 use anyhow::{Context, Result};
 use quarry_artifacts::CheckpointRef;
-use quarry_proto::v1;
-use quarry_proto::v1::coordinator_client::CoordinatorClient;
+use quarry_proto::{MAX_MESSAGE_BYTES, v1};
+use quarry_service::ServiceChannel;
 use quarry_service::patience::within;
 use std::time::Duration;
 use tonic::{Status, Streaming};
 
+pub use crate::activation::activation;
 pub use quarry_service::patience::{is_absence, new_backoff};
-
-/// A call without an answer after this long has failed.
-const DEADLINE: Duration = Duration::from_secs(10);
-
-/// Client of the coordinator's service over any authenticated channel.
-pub type Client = CoordinatorClient<quarry_service::ServiceChannel>;
 
 /// The trainer's connection to the coordinator; clones share the channel.
 #[derive(Clone)]
 pub struct Link {
+    channel: ServiceChannel,
     client: Client,
 }
 
 impl Link {
-    /// A link over `client`.
+    /// A link over `channel`.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    pub fn new(channel: ServiceChannel) -> Self {
+        let client = Client::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Self { channel, client }
+    }
+
+    /// Ends when calls begin to go to another coordinator.
+    pub(crate) fn turned(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.channel.turned()
     }
 
     /// Waits until the coordinator answers, at most `patience`.
@@ -164,27 +166,6 @@ impl Activations {
         let of = (wire.activation, wire.generation);
         activation(of, wire.checkpoint, wire.manifest).map(Some)
     }
-}
-
-/// The activation with these (number, generation) and references.
-///
-/// # Errors
-/// A reference that is missing or means nothing.
-pub fn activation(
-    (activation, generation): (u64, u64),
-    checkpoint: Option<v1::CheckpointRef>,
-    manifest: Option<v1::ObjectRef>,
-) -> Result<Activation, Status> {
-    let invalid = |reason: String| Status::invalid_argument(reason);
-    let missing = || invalid(format!("generation {generation} lacks a reference"));
-    let checkpoint = checkpoint.ok_or_else(missing)?;
-    let manifest = manifest.ok_or_else(missing)?;
-    Ok(Activation {
-        activation,
-        generation,
-        checkpoint: checkpoint.try_into().map_err(|e| invalid(format!("{e}")))?,
-        manifest: manifest.try_into().map_err(|e| invalid(format!("{e}")))?,
-    })
 }
 
 /// A status as one sentence, without its debug form.

@@ -3,8 +3,8 @@
 //! Owns: deadlines of calls and the conversion to domain types. Refuses:
 //! deciding what to do with an answer.
 
-use crate::patience::until_answered;
-use quarry_proto::v1::coordinator_client::CoordinatorClient;
+use crate::absence::until_answered;
+use crate::{Client, DEADLINE};
 use quarry_proto::{Lease, TaskOutput, v1};
 use quarry_service::patience::within;
 use quarry_service::{ServiceChannel, ServiceError, Token};
@@ -13,13 +13,11 @@ use tonic::Status;
 
 /// How long the coordinator may hold an acquire call open.
 const LONG_POLL: Duration = Duration::from_secs(10);
-/// A call without an answer after this long (beyond the poll) has failed.
-const DEADLINE: Duration = Duration::from_secs(10);
 
 /// One worker's connection to the coordinator; clones share the channel.
 #[derive(Clone)]
 pub struct Link {
-    client: CoordinatorClient<ServiceChannel>,
+    client: Client,
     worker: String,
 }
 
@@ -43,8 +41,8 @@ impl Link {
     /// If one of `urls` is no service address.
     pub fn new(urls: &str, token: Option<&Token>, worker: String) -> Result<Self, ServiceError> {
         let channel = ServiceChannel::lazy(urls, token)?;
-        let client = CoordinatorClient::new(channel)
-            .max_decoding_message_size(quarry_proto::MAX_MESSAGE_BYTES);
+        let client =
+            Client::new(channel).max_decoding_message_size(quarry_proto::MAX_MESSAGE_BYTES);
         Ok(Self { client, worker })
     }
 
