@@ -16,8 +16,9 @@ const REQUESTS: usize = 32;
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Checks that every object is in the store at its size, and writes the
-/// manifest (law 2). An object that is short is deleted, so that its successor
-/// can be written under the same, content-addressed name.
+/// manifest (law 2). One that is short is left to the worker that makes it again:
+/// this coordinator may have been fenced, and a deletion of its would meet what was
+/// written since.
 pub async fn publish(
     store: Store,
     manifest: Box<GenerationManifest>,
@@ -65,9 +66,6 @@ pub async fn or_failed(generation: u64, publication: impl Future<Output = Event>
 async fn missing(store: &Store, objects: Vec<ObjectRef>) -> Result<Vec<String>> {
     let heads = stream::iter(objects).map(|object| async move {
         let found = store.head(&object.path).await?;
-        if found.is_some() && found != Some(object.size) {
-            store.delete(&object.path).await?;
-        }
         Ok((object, found))
     });
     let mut heads = heads.buffered(REQUESTS);
@@ -114,6 +112,7 @@ async fn until_done<F: Future<Output = Result<()>>>(what: &str, mut attempt: imp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quarry_artifacts::Digest;
 
     #[tokio::test]
     async fn a_publication_that_panics_has_failed() {
@@ -123,5 +122,16 @@ mod tests {
         let generation = 7;
         let done = Event::GenerationCollected { generation };
         assert_eq!(or_failed(7, async { done.clone() }).await, done);
+    }
+
+    #[tokio::test]
+    async fn a_short_object_is_reported_and_left_where_it_is() {
+        let store = Store::open("memory:").await.unwrap();
+        store.create("g/o", "con".into()).await.unwrap();
+        let whole = ObjectRef::new("g/o", 7, Digest::of(b"content")).unwrap();
+        let absent = ObjectRef::new("g/p", 7, Digest::of(b"content")).unwrap();
+        let paths = missing(&store, vec![whole, absent]).await.unwrap();
+        assert_eq!(paths, ["g/o", "g/p"]);
+        assert_eq!(store.head("g/o").await.unwrap(), Some(3));
     }
 }

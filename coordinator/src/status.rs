@@ -94,9 +94,13 @@ fn open(state: &State, now: Timestamp) -> Option<v1::OpenGeneration> {
 }
 
 /// Work that is left, at the median duration of its kind, shared by the workers.
-/// Kinds of which no duration is known yet count nothing; `None` if none is.
+/// Kinds of which no duration is known yet count nothing; `None` if none is, or if
+/// there are no workers.
 fn eta_seconds(state: &State, now: Timestamp) -> Option<f64> {
     let board = state.board.as_ref()?;
+    if state.fleet.seen.is_empty() {
+        return None; // nobody works on it
+    }
     let mut left_ms = None;
     for (kind, done, all) in board.stages() {
         if let Some(median) = state.fleet.expected_ms(kind) {
@@ -109,7 +113,7 @@ fn eta_seconds(state: &State, now: Timestamp) -> Option<f64> {
         now.since(held.granted).min(median) as f64
     };
     let spent_ms: f64 = state.fleet.leases.values().map(spent).sum();
-    let workers = state.fleet.seen.len().max(1) as f64;
+    let workers = state.fleet.seen.len() as f64;
     left_ms.map(|left: f64| (left - spent_ms).max(0.0) / workers / 1000.0)
 }
 

@@ -259,8 +259,7 @@ pub enum Effect {
         /// Nor will there be.
         finished: bool,
     },
-    /// Check that every object is there in full, then write the manifest. A
-    /// short object is deleted, or it would keep its successor from being written.
+    /// Check that every object is there in full, then write the manifest.
     Publish {
         /// The manifest.
         manifest: Box<GenerationManifest>,

@@ -4,11 +4,12 @@
 //! Derived from the plan and the durable outputs, so it is rebuilt after a
 //! restart. Leases live elsewhere: the board only hears of held and free tasks.
 
+use super::blame::Failure;
 use super::plan::Plan;
 use super::run::OpenGeneration;
 use quarry_artifacts::ObjectRef;
 use quarry_proto::{Role, Task, TaskOutput, Work};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Tasks of the open generation.
 #[derive(Debug, Clone)]
@@ -25,19 +26,10 @@ pub struct Board {
     progress: Vec<(&'static str, u32, u32)>,
     /// Leases ever granted of each task.
     pub attempts: Vec<u32>,
-    /// Attempts that reported failure, by task.
-    pub failures: BTreeMap<u32, Vec<Failure>>,
-    /// Attempts whose worker was never heard of again, by task.
-    pub lost: BTreeMap<u32, u32>,
-}
-
-/// One failed attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// Who tried.
-    pub worker: String,
-    /// The worker's words.
-    pub reason: String,
+    /// Failed attempts at tasks that are not done, in the order they became known.
+    pub failures: Vec<Failure>,
+    /// Leases handed back undone since a task was done, and the last one's reason.
+    pub returns: (u32, String),
 }
 
 impl Board {
@@ -70,8 +62,8 @@ impl Board {
             held: vec![0; tasks],
             progress,
             attempts: vec![0; tasks],
-            failures: BTreeMap::new(),
-            lost: BTreeMap::new(),
+            failures: Vec::new(),
+            returns: (0, String::new()),
         }
     }
 
@@ -99,6 +91,8 @@ impl Board {
     /// The task has its output.
     pub fn complete(&mut self, open: &OpenGeneration, task: u32) {
         self.count(task, true);
+        self.failures.retain(|failure| failure.task != task);
+        self.returns = (0, String::new());
         self.ready.remove(&task);
         self.held[task as usize] = 0;
         for dependent in self.plan.dependents[task as usize].clone() {
@@ -106,6 +100,11 @@ impl Board {
             self.missing[i] = self.missing[i].saturating_sub(1);
             self.make_ready(open, dependent);
         }
+    }
+
+    /// A worker gave a lease back through no fault of the task.
+    pub fn handed_back(&mut self, worker: &str, reason: &str) {
+        self.returns = (self.returns.0 + 1, format!("{worker}: {reason}"));
     }
 
     /// The task's output is gone again.

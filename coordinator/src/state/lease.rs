@@ -3,13 +3,11 @@
 //! completion wins, so a lease only saves work from being done twice.
 
 use super::State;
+use super::blame::Failure;
 use super::event::{Answer, Effect, Event, LeaseKey, Rejected, TaskKey, Timestamp};
-use super::generation::Failure;
 use quarry_proto::Lease;
 use std::collections::BTreeMap;
 
-/// Failed attempts at one task after which the generation is given up.
-pub const MOST_FAILURES: usize = 3;
 /// Longest wait for work, whatever a worker asks for.
 const LONGEST_WAIT_MS: u64 = 60_000;
 /// A backup attempt starts beyond this multiple of the median duration …
@@ -145,6 +143,7 @@ impl State {
             let cancelled = held.worker != worker;
             return Answer::Beat { cancelled };
         }
+        self.acquit(&worker, lease);
         let adopted = task.filter(|task| self.is_adoptable(*task, &worker));
         if let (Some(task), Some(board)) = (adopted, self.board.as_mut()) {
             board.hold(task.number);
@@ -179,10 +178,10 @@ impl State {
         open.generation == task.generation && free
     }
 
-    /// Ends a lease undone; a third failure of the same task gives the
-    /// generation up.
+    /// Ends a lease undone. Word of a failure counts even if the lease has lapsed.
     pub(super) fn return_lease(
         &mut self,
+        now: Timestamp,
         event: Event,
         effects: &mut Vec<Effect>,
     ) -> Result<Answer, Rejected> {
@@ -196,27 +195,28 @@ impl State {
             return Ok(Answer::Done);
         };
         let ours = |held: &&Held| held.worker == worker;
-        let Some(held) = self.fleet.leases.get(&lease).filter(ours).cloned() else {
-            return Ok(Answer::Done); // lapsed or superseded: harmless
+        let held = self.fleet.leases.get(&lease).filter(ours);
+        let task = match held.map(|held| held.task) {
+            Some(task) => {
+                self.end_lease(lease);
+                Some(task)
+            }
+            None => self.acquit(&worker, lease),
         };
-        self.end_lease(lease);
-        let (Some(board), Some(open)) = (self.board.as_mut(), self.run.open.as_ref()) else {
-            return Ok(Answer::Done);
+        let (Some(task), Some(board)) = (task, self.board.as_mut()) else {
+            return Ok(Answer::Done); // superseded: harmless
         };
-        if !failed {
-            return Ok(Answer::Done);
-        }
-        let failures = board.failures.entry(held.task).or_default();
-        failures.push(Failure {
-            worker,
-            reason: reason.clone(),
-        });
-        if failures.len() >= MOST_FAILURES {
-            let work = &board.plan.tasks[held.task as usize].work;
-            let count = failures.len();
-            let reason = format!("{work} failed {count} times, at last because: {reason}");
-            let generation = open.generation;
-            self.abort(generation, reason, effects);
+        if failed {
+            let failure = Failure {
+                task,
+                worker,
+                lease,
+                at: now,
+                reason: Some(reason),
+            };
+            self.blame(failure, effects);
+        } else {
+            board.handed_back(&worker, &reason);
         }
         Ok(Answer::Done)
     }
@@ -246,11 +246,18 @@ impl State {
         let lapsed = |(key, held): (&LeaseKey, &Held)| (held.deadline <= now).then_some(*key);
         let lapsed: Vec<LeaseKey> = self.fleet.leases.iter().filter_map(lapsed).collect();
         for lease in lapsed {
-            let task = self.fleet.leases.get(&lease).map(|held| held.task);
+            let Some(held) = self.fleet.leases.get(&lease) else {
+                break; // the generation was given up over the one before
+            };
+            let failure = Failure {
+                task: held.task,
+                worker: held.worker.clone(),
+                lease,
+                at: now,
+                reason: None,
+            };
             self.end_lease(lease);
-            if let (Some(board), Some(task)) = (self.board.as_mut(), task) {
-                *board.lost.entry(task).or_default() += 1;
-            }
+            self.blame(failure, effects);
         }
         self.fleet.waiting.retain(|waiter| {
             let over = waiter.until <= now;
@@ -319,18 +326,14 @@ impl State {
         })
     }
 
-    /// The next task for a worker: the first that is ready and has not failed
-    /// in its hands, one that failed in everybody's, or else a straggler's.
+    /// The next task for a worker: one that failed and is due again, else the first
+    /// that is ready and has not failed, or else a straggler's.
     pub(super) fn choose(&self, now: Timestamp, worker: &str) -> Option<u32> {
         let board = self.board.as_ref()?;
-        let failed_with = |task: &u32, worker: &str| {
-            let failures = board.failures.get(task);
-            failures.is_some_and(|all| all.iter().any(|f| f.worker == worker))
-        };
-        let fresh = board.ready.iter().find(|task| !failed_with(task, worker));
-        let everybody = |task: &&u32| self.fleet.seen.keys().all(|w| failed_with(task, w));
-        let chosen = fresh.or_else(|| board.ready.iter().find(everybody));
-        chosen.copied().or_else(|| self.straggler(now, worker))
+        let unblamed = |task: &&u32| board.failures_of(**task).next().is_none();
+        self.suspect(now, worker)
+            .or_else(|| board.ready.iter().find(unblamed).copied())
+            .or_else(|| self.straggler(now, worker))
     }
 
     /// A task whose only attempt takes much longer than its like did.
@@ -343,6 +346,7 @@ impl State {
                 return false;
             };
             held.worker != worker
+                && !board.failed_with(held.task, worker)
                 && board.holders(held.task) == 1
                 && f64::from(done) >= STRAGGLER_SHARE * f64::from(all)
                 && now.since(held.granted) >= STRAGGLER_LEAST_MS

@@ -7,6 +7,7 @@
 //! back. What a restart may forget (leases, waiting workers, the trainer's last
 //! report) lives outside of it.
 
+mod blame;
 mod change;
 mod event;
 mod generation;
@@ -22,14 +23,15 @@ mod settings;
 mod trainer;
 mod trouble;
 
+pub use blame::{Failure, MOST_FAILURES};
 pub use change::Change;
 pub use event::{
     Announcement, Answer, Effect, Event, LeaseKey, Refusal, Rejected, TaskKey, Timestamp,
     TrainerReport,
 };
-pub use generation::{Board, Failure};
+pub use generation::Board;
 pub use invariants::check;
-pub use lease::{Fleet, Held, MOST_FAILURES, Waiter};
+pub use lease::{Fleet, Held, Waiter};
 pub use plan::{Plan, Planned, blocks, partitions};
 pub use publication::Publishing;
 pub use refresh::Due;
@@ -184,7 +186,7 @@ impl State {
                     .complete_task(now, lease, task, output, effects)
                     .map(Some);
             }
-            Event::LeaseReturned { .. } => return self.return_lease(event, effects).map(Some),
+            Event::LeaseReturned { .. } => return self.return_lease(now, event, effects).map(Some),
             Event::TrainerSwapped { .. } => return self.trainer_swapped(event, effects).map(Some),
             Event::TrainerProgressed(report) => {
                 self.trainer = Some((now, report));

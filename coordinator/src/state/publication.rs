@@ -148,12 +148,10 @@ impl State {
         paths: &[String],
         effects: &mut Vec<Effect>,
     ) {
-        let Some(open) = self
-            .run
-            .open
-            .as_ref()
-            .filter(|o| o.generation == generation)
-        else {
+        if !self.is_asked(generation) {
+            return; // given up meanwhile
+        }
+        let Some(open) = &self.run.open else {
             return;
         };
         self.publishing = Publishing::Idle;
@@ -190,13 +188,14 @@ impl State {
         }
     }
 
+    /// Whether an answer about the manifest of this generation is awaited.
+    fn is_asked(&self, generation: u64) -> bool {
+        let open = self.run.open.as_ref();
+        self.publishing == Publishing::Asked && open.is_some_and(|o| o.generation == generation)
+    }
+
     pub(super) fn publication_failed(&mut self, now: Timestamp, generation: u64, reason: String) {
-        if self
-            .run
-            .open
-            .as_ref()
-            .is_some_and(|o| o.generation == generation)
-        {
+        if self.is_asked(generation) {
             let retry = now.plus(RETRY_MS);
             self.publishing = Publishing::Failed { reason, retry };
         }

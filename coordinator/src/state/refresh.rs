@@ -80,7 +80,8 @@ impl State {
         due.then(|| (GenerationKind::Dense, newest.clone()))
     }
 
-    fn trainer_waits(&self) -> bool {
+    /// Whether the trainer takes no more steps until there is a fresher generation.
+    pub(super) fn trainer_waits(&self) -> bool {
         self.report().is_some_and(|report| report.blocked)
     }
 

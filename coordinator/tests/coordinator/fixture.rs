@@ -198,6 +198,16 @@ impl Bench {
         .unwrap();
     }
 
+    /// One worker alone fails at a task until the open generation is given up.
+    pub fn give_up(&mut self) {
+        let open = self.open();
+        while self.open() == open {
+            let lease = self.ask("w").unwrap();
+            self.hand_back("w", &lease, true);
+            self.wait(5_000);
+        }
+    }
+
     /// One worker does all there is to do; returns the tasks in order.
     pub fn work_off(&mut self, worker: &str) -> Vec<Task> {
         let mut tasks = vec![];

@@ -2,7 +2,6 @@
 
 use crate::fixture::{Bench, completed, heartbeat, key, output, settings};
 use quarry_coordinator::state::{Answer, Effect, Event, Rejected};
-use quarry_proto::Work;
 
 const LEASE_MS: u64 = 20_000;
 
@@ -157,45 +156,6 @@ fn a_returned_lease_is_free_at_once_and_a_shutdown_is_no_failure() {
 }
 
 #[test]
-fn a_failed_task_goes_to_another_worker_if_there_is_one() {
-    let mut bench = Bench::new(settings(|r| r.data.block_queries = 100)); // 2 tasks
-    let lease = bench.ask("a").unwrap();
-    bench.hand_back("a", &lease, true);
-    let other = bench.ask("a").unwrap();
-    assert_eq!(other.task.number, 1, "what has not failed yet comes first");
-    assert_eq!(bench.ask("b").unwrap().task.number, 0);
-    bench.wait(LEASE_MS + 1);
-    bench.ask("a").unwrap();
-    let alone = bench.ask("a").unwrap();
-    assert_eq!(
-        alone.task.number, 0,
-        "with nobody else there it tries again"
-    );
-}
-
-#[test]
-fn three_failures_give_the_generation_up_and_training_goes_on() {
-    let mut bench = Bench::new(settings(|_| {}));
-    bench.complete();
-    for worker in ["a", "b", "c"] {
-        let lease = bench.ask(worker).unwrap();
-        assert_eq!(lease.task.number, 0);
-        bench.hand_back(worker, &lease, true);
-    }
-    assert!(bench.state.run.aborted.contains_key(&1));
-    assert_eq!(bench.open(), None);
-    let trouble = bench.state.trouble(bench.now);
-    assert!(
-        trouble.contains("generation 1") && trouble.contains("the disk is full"),
-        "{trouble}"
-    );
-    assert_eq!(bench.state.run.active().unwrap().0, 0);
-    bench.save(10);
-    assert_eq!(bench.open(), Some((2, 10)));
-    assert_eq!(bench.state.trouble(bench.now), "");
-}
-
-#[test]
 fn waiting_workers_are_served_in_order_and_told_when_the_wait_is_over() {
     let mut bench = Bench::new(settings(|_| {}));
     let leases: Vec<_> = (0..4).map(|_| bench.ask("a").unwrap()).collect();
@@ -260,12 +220,6 @@ fn workers_join_and_vanish() {
             .effects
             .contains(&Effect::WorkerVanished { worker: "a".into() })
     );
-    bench.wait(60_000);
-    let trouble = bench.state.trouble(bench.now);
-    assert!(
-        trouble.starts_with("no inferencer has asked for work for 80 s: generation 0 waits"),
-        "{trouble}"
-    );
 }
 
 #[test]
@@ -282,23 +236,6 @@ fn a_stall_of_the_coordinator_is_not_held_against_the_workers() {
     assert_eq!(bench.state.trouble(bench.now), "");
     bench.wait(LEASE_MS);
     assert!(bench.state.fleet.leases.is_empty(), "forgiven once");
-}
-
-#[test]
-fn a_task_that_keeps_losing_its_workers_is_named() {
-    let mut bench = Bench::new(settings(|_| {}));
-    for worker in ["a", "b", "c"] {
-        let lease = bench.ask(worker).unwrap();
-        assert!(matches!(lease.task.work, Work::MineSparse { .. }));
-        assert_eq!(lease.task.number, 0);
-        bench.wait(LEASE_MS);
-    }
-    let trouble = bench.state.trouble(bench.now);
-    assert!(
-        trouble.starts_with("3 workers vanished while at mine bm25 train[0..10]"),
-        "{trouble}"
-    );
-    assert!(bench.state.run.aborted.is_empty());
 }
 
 #[test]

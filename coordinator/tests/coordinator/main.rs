@@ -2,10 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod fixture;
+mod fleet;
 mod laws;
 mod leases;
+mod moves;
+mod numbered;
 mod plans;
+mod poison;
 mod policies;
+mod properties;
 mod retention;
 mod scripts;
 mod site;

@@ -70,9 +70,7 @@ fn a_trainer_that_waits_gets_a_refresh_from_any_newer_checkpoint() {
     };
     let mut bench = Bench::new(settings(steps(50)));
     bench.complete();
-    while let Some(lease) = bench.ask("w") {
-        bench.hand_back("w", &lease, true);
-    }
+    bench.give_up();
     assert!(bench.state.run.aborted.contains_key(&1));
     bench.tell(report(0, true)).unwrap();
     assert_eq!(bench.open(), None, "nothing newer than what failed");
@@ -159,9 +157,7 @@ fn a_generation_given_up_is_not_tried_again_on_the_same_checkpoint_until_a_resta
             bench.complete();
         }
         let (generation, _) = bench.open().unwrap();
-        while let Some(lease) = bench.ask("w") {
-            bench.hand_back("w", &lease, true);
-        }
+        bench.give_up();
         assert_eq!(bench.open(), None, "{kind}");
         assert!(bench.state.trouble(bench.now).contains("was given up"));
         bench.restart();

@@ -173,9 +173,7 @@ fn a_deletion_that_was_cut_short_is_asked_for_again_after_a_restart() {
 #[test]
 fn everything_of_a_generation_given_up_is_deleted() {
     let mut bench = Bench::new(settings(|_| {}));
-    while let Some(lease) = bench.ask("w") {
-        bench.hand_back("w", &lease, true);
-    }
+    bench.give_up();
     let all = Effect::CollectGeneration {
         generation: 0,
         keep: vec![],

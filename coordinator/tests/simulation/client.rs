@@ -13,7 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use quarry_artifacts::{Retry, Store};
 use std::fmt;
@@ -135,15 +135,17 @@ impl Client {
 
     async fn put(&self, path: Path, bytes: Bytes, options: PutOptions) -> Result<PutResult> {
         let weather = &self.world.weather;
-        // Documents and records are small, and written whole or not at all.
+        // Documents and records are small, and written whole or not at all; what
+        // replaces something is moved into its place.
         let name = path.as_ref();
         let is_bulk = !name.starts_with("log/") && !name.ends_with("manifest.json");
-        let torn = is_bulk && self.world.fault(weather.store_torn);
+        let creates = matches!(options.mode, PutMode::Create);
+        let torn = is_bulk && creates && self.world.fault(weather.store_torn);
         let landing = match torn {
             true => usize::try_from(self.world.between(0..bytes.len() as u64)).unwrap_or(0),
             false => bytes.len(),
         };
-        let fate = match self.world.fault(weather.store_conflict) {
+        let fate = match creates && self.world.fault(weather.store_conflict) {
             true => Fate::Conflict,
             false => self.fate(true),
         };

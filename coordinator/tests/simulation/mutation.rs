@@ -20,7 +20,7 @@ pub enum Bug {
     ShortGeneration,
     /// A completion that comes after another attempt's is accepted too. Seed 4.
     LateCompletion,
-    /// Leases name the newest checkpoint instead of the generation's own. Seed 34.
+    /// Leases name the newest checkpoint instead of the generation's own. Seed 10.
     MixedCheckpoints,
     /// A collection is off by one generation. Seed 2.
     LiveCollected,

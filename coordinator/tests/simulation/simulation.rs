@@ -140,6 +140,7 @@ async fn stand_still(cluster: &Arc<Cluster>) {
 async fn heed(cluster: &Arc<Cluster>) {
     let operator = Process::new(&cluster.world, "operator".to_owned());
     let link = Link::new(cluster, &operator);
+    let mut unpublished = 0;
     loop {
         sleep(Duration::from_secs(20)).await;
         let Ok(status) = link.status().await else {
@@ -150,16 +151,24 @@ async fn heed(cluster: &Arc<Cluster>) {
             cluster.world.note(format_args!("operator resumes"));
             let _ = link.pause(false).await;
         }
-        if status.trouble.contains("restart the coordinator") {
-            cluster
-                .world
-                .note(format_args!("operator reads: {}", status.trouble));
-            cluster
-                .roster
-                .of("coordinator")
-                .iter()
-                .for_each(|p| p.kill());
-        }
+        // A trainer that waits where its checkpoint came short may have switched
+        // since, and have another state than the one that would put it right.
+        let stuck = status.trouble.contains("cannot publish a checkpoint");
+        unpublished = if stuck { unpublished + 1 } else { 0 };
+        let restarted = if status.trouble.contains("restart the coordinator") {
+            "coordinator"
+        } else if unpublished > 2 {
+            unpublished = 0;
+            "trainer"
+        } else {
+            continue;
+        };
+        let trouble = &status.trouble;
+        cluster
+            .world
+            .note(format_args!("operator restarts a {restarted}: {trouble}"));
+        let all = cluster.roster.of(restarted);
+        all.iter().for_each(|process| process.kill());
     }
 }
 

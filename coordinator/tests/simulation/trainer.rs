@@ -11,11 +11,11 @@ use crate::network::Link;
 use crate::outbox::{Letter, Outbox};
 use crate::process::Process;
 use crate::scenario::Scenario;
-use crate::world::World;
+use crate::world::{World, lock};
 use quarry_artifacts::{ArtifactError, CheckpointRef, Digest, Store};
 use quarry_proto::v1;
 use quarry_recipe::{OnStale, Recipe};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// One trainer process.
 pub struct Trainer {
@@ -27,6 +27,8 @@ pub struct Trainer {
     initial: CheckpointRef,
     feed: Feed,
     outbox: Outbox,
+    /// Why the latest checkpoint could not be published; empty if it could.
+    unpublished: Mutex<String>,
 }
 
 /// The weights after `step`, which used `negatives`.
@@ -45,6 +47,7 @@ impl Trainer {
             initial: cluster.run.initial_checkpoint.clone(),
             feed: Feed::new(Link::new(cluster, process), store),
             outbox: Outbox::new(Link::new(cluster, process)),
+            unpublished: Mutex::default(),
         }
     }
 
@@ -185,6 +188,7 @@ impl Trainer {
         match checkpoints::publish(&self.store, position).await {
             Ok(checkpoint) => {
                 *published = position.step;
+                lock(&self.unpublished).clear();
                 self.outbox
                     .post(Letter::Checkpoint(v1::PublishCheckpointRequest {
                         checkpoint: Some(checkpoint.into()),
@@ -196,6 +200,7 @@ impl Trainer {
                 let step = position.step;
                 self.world()
                     .note(format_args!("no checkpoint of step {step}: {error}"));
+                *lock(&self.unpublished) = error.to_string();
                 false
             }
         }
@@ -210,6 +215,7 @@ impl Trainer {
                 .as_ref()
                 .map_or(0, |active| active.generation),
             blocked,
+            unpublished: lock(&self.unpublished).clone(),
             ..v1::ReportProgressRequest::default()
         };
         // It may be lost, and no step waits for it.
