@@ -34,6 +34,11 @@ const SNAPSHOT_EVERY: u64 = 512;
 const LOOK_OUT: Duration = Duration::from_secs(5);
 /// How long such a look may hold up the requests.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
+/// Looks in vain, one after the other, after which the store counts as lost: about the
+/// patience of a standby.
+const LOOKS_IN_VAIN: u32 = 3;
+/// How long a look may take when nothing else is done.
+const SILENT_LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a coordinator cannot start or go on.
 #[derive(Debug, Error)]
@@ -62,6 +67,8 @@ pub struct Driver {
     jobs: JoinSet<Event>,
     backlog: Vec<Request>,
     narrator: Narrator,
+    /// Looks for a successor that the store has not answered since it last did.
+    vain_looks: u32,
 }
 
 /// A request for work that is not answered yet.
@@ -104,6 +111,7 @@ impl Driver {
             jobs: JoinSet::new(),
             backlog: Vec::new(),
             narrator: Narrator::default(),
+            vain_looks: 0,
         };
         driver.perform_all(&changes, effects);
         let handle = Handle {
@@ -132,7 +140,7 @@ impl Driver {
                 tokio::select! {
                     biased;
                     _ = ticker.tick() => batch.extend(self.at_tick()),
-                    _ = lookout.tick() => look_out(&self.log).await?,
+                    _ = lookout.tick() => self.look_out().await?,
                     Some(done) = self.jobs.join_next() => match done {
                         Ok(event) => batch.push(Request::Event(event, None)),
                         Err(error) => tracing::error!(%error, "a background job died"),
@@ -238,7 +246,10 @@ impl Driver {
         }
         let sequence = loop {
             match self.log.append(self.state.run.epoch, changes).await {
-                Ok(sequence) => break sequence,
+                Ok(sequence) => {
+                    self.vain_looks = 0;
+                    break sequence;
+                }
                 Err(LogError::Store(error)) => {
                     tracing::error!(%error, "cannot write the log, trying again");
                     tokio::time::sleep(APPEND_RETRY).await;
@@ -254,11 +265,41 @@ impl Driver {
         Ok(())
     }
 
+    /// A zombie that has nothing to write would keep its callers for ever, so it looks
+    /// whether it was fenced. Whom the store does not answer time and again cannot know,
+    /// and is of no use to anybody: it says nothing either.
+    async fn look_out(&mut self) -> Result<(), DriverError> {
+        if looks_unfenced(&self.log, LOOK_LIMIT).await? {
+            self.vain_looks = 0;
+            return Ok(());
+        }
+        self.vain_looks += 1;
+        if self.vain_looks >= LOOKS_IN_VAIN {
+            self.be_silent().await?;
+        }
+        Ok(())
+    }
+
+    /// Leaves every request unanswered until the store is back, as while the log cannot
+    /// be written: a standby that has the store takes over, and callers go there.
+    async fn be_silent(&mut self) -> Result<(), DriverError> {
+        let before = self.now();
+        tracing::error!("cannot reach the store, silent until it is back");
+        while !looks_unfenced(&self.log, SILENT_LOOK_LIMIT).await? {
+            tokio::time::sleep(APPEND_RETRY).await;
+        }
+        let ms = self.now().since(before);
+        tracing::info!(ms, "the store is back");
+        self.vain_looks = 0;
+        self.note_stall(ms);
+        Ok(())
+    }
+
     /// Requests, heartbeats among them, queue up while the store stalls: the
     /// state hears of the stall before them, or their leases would lapse.
     fn note_stall(&mut self, ms: u64) {
         if ms > self.state.settings.lease_ms() / 2 {
-            tracing::warn!(ms, "the store held up the log");
+            tracing::warn!(ms, "the store held up all requests");
             let stalled = Request::Event(Event::Stalled { ms }, None);
             self.backlog.insert(0, stalled);
         }
@@ -342,12 +383,12 @@ impl Driver {
     }
 }
 
-/// A zombie that has nothing to write would keep its callers for ever, so it looks
-/// whether it was fenced. A store that does not answer says nothing.
-async fn look_out(log: &Log) -> Result<(), DriverError> {
-    match tokio::time::timeout(LOOK_LIMIT, log.check_unfenced()).await {
-        Ok(Err(fenced @ LogError::Fenced { .. })) => Err(fenced.into()),
-        _ => Ok(()),
+/// Whether nobody took over; false if the store does not say within `limit`.
+async fn looks_unfenced(log: &Log, limit: Duration) -> Result<bool, DriverError> {
+    match tokio::time::timeout(limit, log.check_unfenced()).await {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(LogError::Store(_))) | Err(_) => Ok(false),
+        Ok(Err(fenced)) => Err(fenced.into()),
     }
 }
 

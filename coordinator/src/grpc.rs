@@ -254,6 +254,7 @@ impl Coordinator for Service {
             activation: message.activation,
             generation: message.generation,
             checkpoint: digest.map_err(|e| Status::invalid_argument(e.to_string()))?,
+            session: message.session,
         };
         self.report(event).await?;
         Ok(Response::new(v1::ReportSwapResponse {}))

@@ -2,15 +2,20 @@
 //!
 //! A worker that is never heard of again while at a task counts as a failure of that
 //! task too, for the task may kill its workers. Whoever turns up again takes it back.
+//! But machines are preempted and answers get lost, so losses are weaker evidence than
+//! words: they count only towards [`MOST_ATTEMPTS`]. That goes for a lease of which no
+//! heartbeat ever came as well: perhaps no worker heard of it, or it died at once.
 
 use super::State;
 use super::event::{Effect, LeaseKey, Timestamp};
 use super::generation::Board;
 use std::collections::BTreeSet;
 
-/// Failed attempts at one task after which the generation is given up, whoever made
-/// them.
+/// Failures of one task that workers told of, after which the generation is given up,
+/// whoever they were.
 pub const MOST_FAILURES: usize = 3;
+/// Failed attempts at one task, told of or lost, after which it is given up too.
+pub const MOST_ATTEMPTS: usize = 5;
 /// Attempts of different workers that are enough if no live worker is left to ask.
 const FEWEST_WORKERS: usize = 2;
 /// Pause before a task is tried again by a worker in whose hands it failed.
@@ -78,15 +83,16 @@ impl State {
         }
     }
 
-    /// Whether a task failed too often, or told every live worker so.
+    /// Whether a task failed too often, or in the hands of every live worker.
     fn is_hopeless(&self, task: u32) -> bool {
         let Some(board) = &self.board else {
             return false;
         };
         let told = board.failures_of(task).filter(|f| f.reason.is_some());
-        let tellers: BTreeSet<&str> = told.map(|f| f.worker.as_str()).collect();
+        let tellers: BTreeSet<&str> = told.clone().map(|f| f.worker.as_str()).collect();
         let by_all = self.fleet.seen.keys().all(|w| tellers.contains(w.as_str()));
-        board.failures_of(task).count() >= MOST_FAILURES
+        told.count() >= MOST_FAILURES
+            || board.failures_of(task).count() >= MOST_ATTEMPTS
             || (by_all && tellers.len() >= FEWEST_WORKERS)
     }
 

@@ -118,6 +118,9 @@ pub enum Change {
         generation: u64,
         /// Digest of that generation's checkpoint.
         checkpoint: Digest,
+        /// The trainer's process, if it said which.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<u64>,
     },
     /// The opening of generations was stopped or resumed.
     RefreshPaused {

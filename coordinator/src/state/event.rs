@@ -149,6 +149,8 @@ pub enum Event {
         generation: u64,
         /// Digest of that generation's checkpoint.
         checkpoint: Digest,
+        /// The trainer's process, if it said which.
+        session: Option<u64>,
     },
     /// The trainer says where it is.
     TrainerProgressed(TrainerReport),

@@ -23,7 +23,7 @@ mod settings;
 mod trainer;
 mod trouble;
 
-pub use blame::{Failure, MOST_FAILURES};
+pub use blame::{Failure, MOST_ATTEMPTS, MOST_FAILURES};
 pub use change::Change;
 pub use event::{
     Announcement, Answer, Effect, Event, LeaseKey, Refusal, Rejected, TaskKey, Timestamp,

@@ -128,6 +128,9 @@ pub struct SwapRecord {
     pub generation: u64,
     /// Digest of that generation's checkpoint.
     pub checkpoint: Digest,
+    /// The trainer's process, if it said which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<u64>,
 }
 
 impl Run {
@@ -199,6 +202,7 @@ impl Run {
                 activation,
                 generation,
                 checkpoint,
+                session,
             } => {
                 // A resumed trainer takes its steps again: what the lost steps
                 // used is superseded.
@@ -208,6 +212,7 @@ impl Run {
                     activation: *activation,
                     generation: *generation,
                     checkpoint: checkpoint.clone(),
+                    session: *session,
                 });
             }
             Change::RefreshPaused { paused } => self.paused = *paused,

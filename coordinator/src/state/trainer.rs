@@ -4,7 +4,7 @@
 use super::State;
 use super::change::Change;
 use super::event::{Answer, Effect, Event, Rejected};
-use super::run::Life;
+use super::run::{Life, SwapRecord};
 use quarry_artifacts::CheckpointRef;
 
 impl State {
@@ -55,6 +55,7 @@ impl State {
             activation,
             generation,
             checkpoint,
+            session,
         } = event
         else {
             return Ok(Answer::Done);
@@ -86,16 +87,23 @@ impl State {
             );
             return Err(Rejected::Precondition(reason));
         }
-        let same =
-            |last: &super::run::SwapRecord| (last.step, last.activation) == (step, activation);
-        if self.run.swaps.last().is_some_and(same) {
-            return Ok(Answer::Done); // a retry after a lost answer
+        let line = (step, activation);
+        let heard = |last: &SwapRecord| {
+            let at = (last.step, last.activation);
+            // Steps are taken again only by another process: from the same one this is
+            // an early message that comes late, and must not erase what followed it.
+            let late = session.is_some() && last.session == session && line < at;
+            line == at || late
+        };
+        if self.run.swaps.last().is_some_and(heard) {
+            return Ok(Answer::Done);
         }
         let change = Change::TrainerSwapped {
             step,
             activation,
             generation,
             checkpoint,
+            session,
         };
         self.record(change, effects);
         Ok(Answer::Done)

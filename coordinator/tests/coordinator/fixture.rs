@@ -268,6 +268,16 @@ impl Bench {
     }
 
     pub fn swap(&mut self, step: u64, activation: u64) -> Result<Option<Answer>, Rejected> {
+        self.swap_in(None, step, activation)
+    }
+
+    /// A swap that the trainer's process `session` reports.
+    pub fn swap_in(
+        &mut self,
+        session: Option<u64>,
+        step: u64,
+        activation: u64,
+    ) -> Result<Option<Answer>, Rejected> {
         let generation = self.state.run.activations[activation as usize - 1];
         let checkpoint = self.state.run.published[&generation]
             .checkpoint
@@ -278,6 +288,7 @@ impl Bench {
             activation,
             generation,
             checkpoint,
+            session,
         })
     }
 

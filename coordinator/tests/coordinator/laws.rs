@@ -181,8 +181,42 @@ fn law_4_the_version_log_takes_only_what_was_active_and_forgets_lost_steps() {
         activation: 2,
         generation: 0,
         checkpoint: checkpoint(0).digest,
+        session: None,
     };
     assert!(matches!(bench.tell(event), Err(Rejected::Unknown(_))));
+}
+
+#[test]
+fn law_4_a_swap_that_comes_late_erases_nothing() {
+    let mut bench = Bench::new(settings(|_| {}));
+    bench.complete();
+    bench.save(100);
+    bench.complete();
+    bench.save(200);
+    bench.complete();
+    let lines = |b: &Bench| -> Vec<_> {
+        let swaps = b.state.run.swaps.iter();
+        swaps.map(|s| (s.step, s.activation)).collect()
+    };
+    for (step, activation) in [(0, 1), (120, 2), (120, 3)] {
+        bench.swap_in(Some(7), step, activation).unwrap();
+    }
+    assert_eq!(lines(&bench), [(0, 1), (120, 3)]);
+    let recorded = bench.log.len();
+    for (step, activation) in [(0, 1), (120, 2), (120, 3)] {
+        let answer = bench.swap_in(Some(7), step, activation).unwrap();
+        assert_eq!(answer, Some(Answer::Done));
+    }
+    assert_eq!(bench.log.len(), recorded);
+    // Another process is one that resumed, and takes its steps again.
+    bench.swap_in(Some(8), 100, 2).unwrap();
+    assert_eq!(lines(&bench), [(0, 1), (100, 2)]);
+    bench.swap_in(Some(8), 90, 1).unwrap();
+    assert_eq!(lines(&bench), [(0, 1), (100, 2)]);
+    // One that does not say which it is may always have resumed.
+    bench.swap(110, 3).unwrap();
+    bench.swap(105, 3).unwrap();
+    assert_eq!(lines(&bench), [(0, 1), (100, 2), (105, 3)]);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod fixture;
 mod fleet;
 mod laws;
 mod leases;
+mod lookout;
 mod moves;
 mod numbered;
 mod plans;

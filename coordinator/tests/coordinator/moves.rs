@@ -151,6 +151,7 @@ impl Play {
                     activation: at.index(run.activations.len()) as u64 + 1,
                     generation,
                     checkpoint: run.published[&generation].checkpoint.digest.clone(),
+                    session: step.checked_rem(3),
                 }
             }
             Move::Report(step, blocked) => Event::TrainerProgressed(TrainerReport {

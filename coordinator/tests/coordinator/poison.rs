@@ -1,7 +1,7 @@
 //! Tasks that fail on every worker: the generation is given up soon, with the reason.
 
 use crate::fixture::{Bench, completed, heartbeat, key, output, settings};
-use quarry_coordinator::state::{Answer, Event, MOST_FAILURES, TrainerReport};
+use quarry_coordinator::state::{Answer, Event, MOST_ATTEMPTS, MOST_FAILURES, TrainerReport};
 use quarry_proto::Lease;
 use quarry_recipe::OnStale;
 
@@ -102,34 +102,65 @@ fn what_succeeds_in_the_end_is_forgiven() {
 #[test]
 fn a_task_that_kills_its_workers_gives_the_generation_up() {
     let mut bench = bench();
-    for (n, worker) in ["a", "b", "c"].into_iter().enumerate() {
+    for n in 0..MOST_ATTEMPTS {
+        assert_eq!(bench.open(), Some((0, 0)), "fewer may be a preempted fleet");
         let trouble = bench.state.trouble(bench.now);
         let named = trouble.starts_with(&format!("{n} workers vanished while at {FIRST}"));
-        assert_eq!(named, n == 2, "{trouble}");
-        let lease = bench.ask(worker).unwrap();
+        assert_eq!(named, n >= 2, "{trouble}");
+        let worker = format!("worker-{n}");
+        let lease = bench.ask(&worker).unwrap();
         assert_eq!(lease.task.number, 0);
+        // Dying at once or after a heartbeat is the same.
+        if n % 2 == 0 {
+            bench.wait(LEASE_MS / 4);
+            bench.tell(heartbeat(&worker, &lease)).unwrap();
+        }
         bench.wait(LEASE_MS);
     }
-    let expected = format!("3 workers vanished while at {FIRST}; look at their logs");
+    let expected = format!("5 workers vanished while at {FIRST}; look at their logs");
     assert!(reason(&bench, 0).starts_with(&expected));
 }
 
 #[test]
-fn a_death_and_words_are_counted_together() {
+fn deaths_and_words_are_counted_together_but_words_weigh_more() {
+    for (deaths, words) in [(1, 3), (2, 3), (3, 2), (4, 1)] {
+        let mut bench = bench();
+        let bystander = bench.ask("bystander").unwrap();
+        for n in 0..deaths {
+            let lease = bench.ask(&format!("dies-{n}")).unwrap();
+            assert_eq!(lease.task.number, 1);
+            bench.wait(LEASE_MS - 1);
+            bench.tell(heartbeat("bystander", &bystander)).unwrap();
+            bench.wait(1);
+        }
+        for n in 0..words {
+            assert_eq!(bench.open(), Some((0, 0)), "{deaths} deaths, {n} words");
+            let worker = format!("fails-{n}");
+            let lease = bench.ask(&worker).unwrap();
+            assert_eq!(lease.task.number, 1);
+            bench.hand_back(&worker, &lease, true);
+        }
+        let (count, last) = (deaths + words, words - 1);
+        let expected = format!("failed {count} times, at last on fails-{last}: the disk is full");
+        assert!(reason(&bench, 0).ends_with(&expected));
+    }
+}
+
+#[test]
+fn a_told_failure_after_a_death_asks_another_worker() {
     let mut bench = bench();
     let other = bench.ask("bystander").unwrap();
     let lost = bench.ask("a").unwrap();
     bench.wait(LEASE_MS - 1);
     bench.tell(heartbeat("bystander", &other)).unwrap();
     bench.wait(1);
-    for worker in ["b", "c"] {
-        let lease = bench.ask(worker).unwrap();
-        assert_eq!(lease.task, lost.task);
-        bench.hand_back(worker, &lease, true);
-    }
-    let work = &lost.task.work;
-    let expected = format!("{work} failed 3 times, at last on c: the disk is full");
-    assert_eq!(reason(&bench, 0), expected);
+    let failed = bench.ask("b").unwrap();
+    assert_eq!(failed.task, lost.task);
+    bench.hand_back("b", &failed, true);
+    let again = bench.ask("c").unwrap();
+    assert_eq!(again.task, lost.task);
+    assert!(bench.finish("c", &again));
+    assert_eq!(bench.state.board.as_ref().unwrap().failures, []);
 }
 
 #[test]

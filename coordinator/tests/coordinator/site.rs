@@ -3,8 +3,8 @@
 
 use crate::fixture::content;
 use quarry_artifacts::{
-    CheckpointManifest, CheckpointOrigin, CorpusLocation, Digest, GenerationManifest, ObjectRef,
-    RunDocument, Store, layout, publish_checkpoint,
+    CheckpointManifest, CheckpointOrigin, CheckpointRef, CorpusLocation, Digest,
+    GenerationManifest, ObjectRef, RunDocument, Store, layout, publish_checkpoint,
 };
 use quarry_coordinator::options::Options;
 use quarry_coordinator::server::serve;
@@ -47,32 +47,37 @@ pub async fn save(store: &Store, folder: &Path, step: u64) -> CheckpointManifest
         .unwrap()
 }
 
+/// A small run that begins with the checkpoint `initial`.
+pub fn document(initial: CheckpointRef) -> RunDocument {
+    let mut recipe = Recipe::default();
+    recipe.data.block_queries = 10;
+    recipe.index.partition_passages = 200;
+    let corpus = Digest::of(b"corpus");
+    RunDocument {
+        version: RunDocument::VERSION,
+        recipe: serde_json::to_value(&recipe).unwrap(),
+        corpus: CorpusLocation {
+            folder: layout::corpus_folder(&corpus),
+            digest: corpus,
+            files: BTreeMap::new(),
+            manifest: json!({
+                "shards": [{"passages": 100}, {"passages": 100}, {"passages": 50}],
+                "queries": {"train": {"queries": 25}, "dev": {"queries": 5}},
+            }),
+        },
+        tokenizer_digest: Digest::of(b"tokenizer"),
+        initial_checkpoint: initial,
+        created: 0,
+        replay: None,
+    }
+}
+
 impl Site {
     pub async fn prepare() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("store");
         let store = Store::open(root.to_str().unwrap()).await.unwrap();
-        let mut recipe = Recipe::default();
-        recipe.data.block_queries = 10;
-        recipe.index.partition_passages = 200;
-        let corpus = Digest::of(b"corpus");
-        let run = RunDocument {
-            version: RunDocument::VERSION,
-            recipe: serde_json::to_value(&recipe).unwrap(),
-            corpus: CorpusLocation {
-                folder: layout::corpus_folder(&corpus),
-                digest: corpus,
-                files: BTreeMap::new(),
-                manifest: json!({
-                    "shards": [{"passages": 100}, {"passages": 100}, {"passages": 50}],
-                    "queries": {"train": {"queries": 25}, "dev": {"queries": 5}},
-                }),
-            },
-            tokenizer_digest: Digest::of(b"tokenizer"),
-            initial_checkpoint: save(&store, folder.path(), 0).await.reference(),
-            created: 0,
-            replay: None,
-        };
+        let run = document(save(&store, folder.path(), 0).await.reference());
         run.publish(&store).await.unwrap();
         Self {
             folder,

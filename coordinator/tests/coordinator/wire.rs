@@ -91,6 +91,7 @@ async fn trainer_side(
         activation: heard.activation,
         generation: heard.generation,
         checkpoint_digest: heard.checkpoint.unwrap().digest,
+        session: Some(1),
     };
     process.client.report_swap(swap.clone()).await.unwrap();
     let forged = v1::ReportSwapRequest {

@@ -182,6 +182,7 @@ impl Ledger {
                 activation,
                 generation,
                 checkpoint,
+                ..
             } => {
                 self.counts.swaps += 1;
                 let stems = self.generations.get(generation);

@@ -77,6 +77,12 @@ impl Trainer {
         }
     }
 
+    /// A number of this process alone: that of its life.
+    fn session(&self) -> Option<u64> {
+        let (_, life) = self.link.process.name.rsplit_once('.')?;
+        life.parse().ok()
+    }
+
     fn world(&self) -> &Arc<World> {
         self.link.world()
     }
@@ -114,6 +120,7 @@ impl Trainer {
             activation: negatives.activation,
             generation: negatives.generation,
             checkpoint_digest: negatives.checkpoint.digest.to_string(),
+            session: self.session(),
         }));
         self.world().note(format_args!(
             "trainer uses generation {} from step {step} on",

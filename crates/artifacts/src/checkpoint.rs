@@ -118,6 +118,8 @@ impl CheckpointManifest {
 /// Publishes the folder `local` as the checkpoint of `step`: files first, the
 /// manifest last. Publishing the same model of the same step again returns the
 /// manifest that is there; files of it that were damaged since are put back.
+/// A folder that has no manifest yet is completed with this folder's files, also if
+/// another attempt left other state of the trainer there.
 /// Hidden files and pickles stay behind.
 ///
 /// # Errors
@@ -132,10 +134,7 @@ pub async fn publish_checkpoint(
     let names = publishable_files(local)?;
     let mut hashes = BTreeMap::new();
     for name in &names {
-        hashes.insert(
-            name.as_str(),
-            hash_in_background(&local.join(name)).await?.0,
-        );
+        hashes.insert(name.as_str(), hash_in_background(&local.join(name)).await?);
     }
     if hashes.keys().all(|name| name.starts_with(TRAINER)) {
         let reason = "there is no model in this folder".to_string();
@@ -145,21 +144,22 @@ pub async fn publish_checkpoint(
             reason,
         });
     }
-    let digest = model_digest(hashes.iter().map(|(name, hash)| (*name, hash)));
+    let digest = model_digest(hashes.iter().map(|(name, (hash, _))| (*name, hash)));
     let manifest_path = layout::checkpoint_manifest(step, &digest);
     if store.head(&manifest_path).await?.is_some() {
         let manifest = CheckpointManifest::read(store, &manifest_path).await?;
         for (name, object) in &manifest.files {
-            let ours = hashes.get(name.as_str());
+            let ours = hashes.get(name.as_str()).map(|(hash, _)| hash);
             restore_damaged(store, object, &local.join(name), ours).await?;
         }
         return Ok(manifest);
     }
     let folder = layout::checkpoint_folder(step, &digest);
     let mut files = BTreeMap::new();
-    for name in &names {
-        let object = put_unpublished(store, &format!("{folder}/{name}"), &local.join(name)).await?;
-        files.insert(name.clone(), object);
+    for (name, (hash, size)) in hashes {
+        let object = ObjectRef::new(format!("{folder}/{name}"), size, hash)?;
+        put_unpublished(store, &object, &local.join(name)).await?;
+        files.insert(name.to_owned(), object);
     }
     let CheckpointOrigin {
         generation,
@@ -180,20 +180,24 @@ pub async fn publish_checkpoint(
     }
 }
 
-/// Puts one file of a folder that has no manifest yet. What a killed attempt
-/// left under the name was never published, so it may be replaced.
-async fn put_unpublished(store: &Store, path: &str, local: &Path) -> Result<ObjectRef> {
-    match store.put_file_at(path, local).await {
-        Err(ArtifactError::Exists { .. }) => {
-            tracing::warn!(
-                path,
-                "replacing a file of a checkpoint that was never completed"
-            );
-            store.delete(path).await?;
-            store.put_file_at(path, local).await
+/// Puts one file of a folder that has no manifest yet. What an earlier attempt left
+/// under the name was never published, so it is overwritten: a model's file came short,
+/// and the trainer's state is as new as this attempt. In place: a deletion could come
+/// late and meet the successor.
+///
+/// The size is looked at again, for a manifest must not name what came short.
+async fn put_unpublished(store: &Store, object: &ObjectRef, local: &Path) -> Result<()> {
+    use ArtifactError::{Mismatch, NotFound};
+    match store.verify(object).await {
+        Err(NotFound { .. }) => {}
+        Err(error @ Mismatch { .. }) => {
+            let path = &object.path;
+            tracing::warn!(path, %error, "replacing a file of a checkpoint that was never completed");
         }
-        outcome => outcome,
+        outcome => return outcome,
     }
+    store.put_over(object, local).await?;
+    store.check_size(object).await
 }
 
 /// Puts back a file of a published checkpoint whose bytes are missing or no longer
@@ -209,8 +213,7 @@ async fn restore_damaged(
     match store.verify(object).await {
         Err(error @ (Mismatch { .. } | NotFound { .. })) if ours == Some(&object.sha256) => {
             tracing::warn!(path = object.path, %error, "putting back a damaged file of a published checkpoint");
-            store.delete(&object.path).await?;
-            store.put_file_at(&object.path, local).await.map(|_| ())
+            store.put_over(object, local).await
         }
         outcome => outcome,
     }

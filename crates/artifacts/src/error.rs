@@ -128,7 +128,10 @@ pub enum ArtifactError {
         text: String,
     },
     /// A document that does not read as what it should be.
-    #[error("{path} is not a valid {kind}: {reason}; it was written by another version or damaged")]
+    #[error(
+        "{path} is not a valid {kind}: {}; it was written by another version or damaged",
+        .reason.replace(char::is_control, " ")
+    )]
     Invalid {
         /// The document's path or name.
         path: String,

@@ -91,6 +91,20 @@ impl Store {
         }
     }
 
+    /// Writes the local file, which has the bytes of `object`, over whatever is at its
+    /// path. For a file that no manifest names yet, or to put right what a manifest
+    /// names; in place, for the reason that [`Store::replace_damaged`] gives.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not that object or changes meanwhile, or the
+    /// store fails.
+    pub(crate) async fn put_over(&self, object: &ObjectRef, local: &Path) -> Result<()> {
+        let source = Source::File(local, object.size);
+        self.send(&object.path, source, Some(object))
+            .await
+            .map(|_| ())
+    }
+
     /// Whether the content-addressed object is already there, at its full size.
     async fn is_published(&self, object: &ObjectRef) -> Result<bool> {
         Ok(self.head(&object.path).await? == Some(object.size))

@@ -221,6 +221,38 @@ async fn damaged_files_of_a_published_checkpoint_are_put_back() {
 }
 
 #[tokio::test]
+async fn a_folder_without_a_manifest_is_completed_with_the_newer_state() {
+    let work = tempfile::tempdir().unwrap();
+    write(work.path(), &MODEL);
+    write(work.path(), &[("trainer/rng", "generation 1")]);
+    let store = Store::open("memory:").await.unwrap();
+    let publish = async || publish_checkpoint(&store, 25, work.path(), Default::default()).await;
+    let first = publish().await.unwrap();
+    // As after a kill, or a file that came short: there is no manifest.
+    let manifest = first.reference().manifest;
+    store.delete(&manifest).await.unwrap();
+    let short = &first.files["model.safetensors"].path;
+    store.delete(short).await.unwrap();
+    store.create(short, "W".into()).await.unwrap();
+    // The trainer waited and switched: the same model, another state.
+    write(work.path(), &[("trainer/rng", "generation 2")]);
+    let second = publish().await.unwrap();
+    assert_eq!(second.digest, first.digest);
+    assert_eq!(
+        CheckpointManifest::read(&store, &manifest).await.unwrap(),
+        second
+    );
+    for object in second.files.values() {
+        store.get(object).await.unwrap();
+    }
+    assert_ne!(second.files["trainer/rng"], first.files["trainer/rng"]);
+    assert_eq!(
+        second.files["model.safetensors"],
+        first.files["model.safetensors"]
+    );
+}
+
+#[tokio::test]
 async fn a_manifest_that_lies_is_refused() {
     let work = tempfile::tempdir().unwrap();
     write(work.path(), &MODEL);

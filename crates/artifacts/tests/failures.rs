@@ -7,7 +7,7 @@ mod support;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use quarry_artifacts::{ArtifactError, Created, Store};
+use quarry_artifacts::{ArtifactError, Created, Store, layout, publish_checkpoint};
 use support::{FAST, FailingStore, Fault};
 
 #[tokio::test]
@@ -60,6 +60,36 @@ async fn a_conflict_with_nothing_there_is_tried_again() {
         "{error}"
     );
     assert_eq!(backend.attempts.load(Ordering::SeqCst), FAST.attempts);
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_came_short_has_no_manifest_and_is_completed_later() {
+    let work = tempfile::tempdir().unwrap();
+    std::fs::write(work.path().join("model.safetensors"), "weights").unwrap();
+    std::fs::create_dir(work.path().join("trainer")).unwrap();
+    let state = work.path().join("trainer/rng");
+    std::fs::write(&state, "generation 1").unwrap();
+    let backend = FailingStore::new(Fault::Short, 1);
+    let store = backend.store();
+    let publish = async || publish_checkpoint(&store, 25, work.path(), Default::default()).await;
+    let error = publish().await.unwrap_err();
+    let is_short = matches!(&error, ArtifactError::Mismatch { what: "size", .. });
+    assert!(is_short, "{error}");
+    let left = store
+        .list(layout::checkpoints_folder(), None)
+        .await
+        .unwrap();
+    assert!(
+        left.iter()
+            .all(|(path, _)| !path.ends_with(layout::MANIFEST)),
+        "{left:?}"
+    );
+    // Meanwhile the trainer, which waits at this step, has switched.
+    std::fs::write(&state, "generation 2").unwrap();
+    let manifest = publish().await.unwrap();
+    for object in manifest.files.values() {
+        store.get(object).await.unwrap();
+    }
 }
 
 #[tokio::test]

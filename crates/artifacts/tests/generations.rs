@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use quarry_artifacts::{
     ArtifactError, BlockRef, CheckpointRef, Digest, GenerationKind, GenerationManifest, ObjectRef,
     Store, layout,
@@ -140,7 +141,74 @@ prop_compose! {
     }
 }
 
+/// One way to make a manifest short or mixed; `None` where it lacks the parts for it.
+fn spoiled(mut manifest: GenerationManifest, at: usize, how: usize) -> Option<GenerationManifest> {
+    let blocks = manifest.negatives.len();
+    match how {
+        // Short: a block is missing, and not the last, whose absence only the planner can see.
+        0 if blocks >= 2 => drop(manifest.negatives.remove(at % (blocks - 1))),
+        // A gap, an overlap, an empty block.
+        1 if blocks >= 2 => manifest.negatives[1 + at % (blocks - 1)].first_query += 1,
+        2 if blocks >= 2 => manifest.negatives[at % (blocks - 1)].queries += 1,
+        3 if blocks >= 1 => manifest.negatives[at % blocks].queries = 0,
+        // Out of order.
+        4 if blocks >= 2 => manifest.negatives.swap(at % (blocks - 1), blocks - 1),
+        // Mixed: one name, two contents.
+        5 => {
+            manifest
+                .query_embeddings
+                .get_mut("train")?
+                .first_mut()?
+                .sha256 = Digest::of(b"mixed")
+        }
+        6 => drop(manifest.metrics.insert("dev/loss".into(), f64::NAN)),
+        _ => return None,
+    }
+    Some(manifest)
+}
+
+/// A store that holds every object of the manifest, at its size.
+async fn holding(manifest: &GenerationManifest) -> Store {
+    let store = Store::open("memory:").await.unwrap();
+    for object in manifest.objects() {
+        let content = Bytes::from(vec![0; object.size as usize]);
+        store.create(&object.path, content).await.unwrap();
+    }
+    store
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig {
+        rng_seed: RngSeed::Fixed(13),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_whole_generation_is_published_and_no_other(
+        whole in any_manifest(), at in 0..1000_usize, how in 0..7_usize, lost: prop::sample::Index,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let path = layout::generation_manifest(whole.generation);
+            if let Some(spoiled) = spoiled(whole.clone(), at, how) {
+                let store = holding(&whole).await;
+                let refused = matches!(spoiled.publish(&store).await, Err(ArtifactError::Invalid { .. }));
+                prop_assert!(refused, "{spoiled:?}");
+                prop_assert_eq!(store.head(&path).await.unwrap(), None);
+            }
+            let store = holding(&whole).await;
+            let object = &whole.embeddings[lost.index(whole.embeddings.len())].path;
+            store.delete(object).await.unwrap();
+            prop_assert!(whole.publish(&store).await.unwrap_err().is_not_found());
+            prop_assert_eq!(store.head(&path).await.unwrap(), None);
+
+            let store = holding(&whole).await;
+            let published = whole.publish(&store).await.unwrap();
+            prop_assert_eq!(GenerationManifest::read(&store, &published).await.unwrap(), whole);
+            Ok(())
+        })?;
+    }
+
     #[test]
     fn manifests_round_trip_exactly(manifest in any_manifest()) {
         prop_assert!(manifest.check().is_ok());

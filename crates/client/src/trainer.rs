@@ -9,15 +9,18 @@ use quarry_artifacts::CheckpointRef;
 use quarry_proto::{MAX_MESSAGE_BYTES, v1};
 use quarry_service::ServiceChannel;
 use quarry_service::patience::within;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 use tonic::{Status, Streaming};
 
 pub use crate::activation::activation;
 pub use quarry_service::patience::{is_absence, new_backoff};
 
-/// The trainer's connection to the coordinator; clones share the channel.
+/// The trainer's connection to the coordinator; clones share the channel. One to a
+/// process: the swaps reported over it only go forward.
 #[derive(Clone)]
 pub struct Link {
+    session: u64,
     channel: ServiceChannel,
     client: Client,
 }
@@ -27,7 +30,13 @@ impl Link {
     #[must_use]
     pub fn new(channel: ServiceChannel) -> Self {
         let client = Client::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Self { channel, client }
+        // Seeded by the operating system; differs at each start.
+        let session = RandomState::new().hash_one(std::process::id());
+        Self {
+            session,
+            channel,
+            client,
+        }
     }
 
     /// Ends when calls begin to go to another coordinator.
@@ -98,6 +107,7 @@ impl Link {
             activation: activation.activation,
             generation: activation.generation,
             checkpoint_digest: activation.checkpoint.digest.to_string(),
+            session: Some(self.session),
         };
         within(DEADLINE, async move { client.report_swap(request).await })
             .await

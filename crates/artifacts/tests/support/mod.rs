@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -30,6 +31,8 @@ pub enum Fault {
     Unavailable,
     /// The disk is full.
     Full,
+    /// Half of it lands, and the answer is that all went well.
+    Short,
     /// Create-if-absent is silently ignored.
     IgnoresCondition,
 }
@@ -130,6 +133,11 @@ impl ObjectStore for FailingStore {
                 }
                 Fault::Unavailable => return Err(generic(std::io::ErrorKind::TimedOut)),
                 Fault::Full => return Err(generic(std::io::ErrorKind::StorageFull)),
+                Fault::Short => {
+                    let bytes = Bytes::from(payload);
+                    let half = PutPayload::from(bytes.slice(..bytes.len() / 2));
+                    return self.inner.put_opts(location, half, opts).await;
+                }
                 Fault::IgnoresCondition => opts.mode = PutMode::Overwrite,
             }
             self.inner.put_opts(location, payload, opts).await
