@@ -19,6 +19,7 @@ pub(crate) fn decode(bytes: bytes::Bytes, columns: &[Field]) -> Result<RecordBat
     let footer =
         root_as_footer(footer).map_err(|error| format!("its footer does not parse ({error})"))?;
     let schema = footer.schema().ok_or("its footer holds no schema")?;
+    check_parts(&schema)?;
     let schema =
         try_fb_to_schema(schema).map_err(|error| format!("its schema does not parse ({error})"))?;
     check_schema(&schema, columns)?;
@@ -61,6 +62,25 @@ fn footer(file: &[u8]) -> Result<&[u8], String> {
         read_footer_length(*tail).map_err(|_| "it does not end like an Arrow file".to_string())?;
     let start = (head.len().checked_sub(length)).ok_or("its footer is longer than the file")?;
     Ok(&head[start..])
+}
+
+/// Refuses a schema that would fill the memory: the parts of a flatbuffer may lie on top of each other, so that a small
+/// file can tell of millions of fields.
+fn check_parts(schema: &arrow_ipc::Schema) -> Result<(), String> {
+    const MOST: usize = 64;
+    let mut parts = schema.custom_metadata().map_or(0, |entries| entries.len());
+    let mut pending = vec![schema.fields()];
+    while let Some(fields) = pending.pop() {
+        parts += fields.map_or(0, |fields| fields.len());
+        if parts > MOST {
+            return Err(format!("its schema has more than {MOST} parts"));
+        }
+        for field in fields.iter().flatten() {
+            parts += field.custom_metadata().map_or(0, |entries| entries.len());
+            pending.push(field.children());
+        }
+    }
+    Ok(())
 }
 
 fn check_schema(schema: &Schema, columns: &[Field]) -> Result<(), String> {

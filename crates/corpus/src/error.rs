@@ -135,7 +135,7 @@ pub enum CorpusError {
         reason: String,
     },
     /// A prepared file that is not what it should be.
-    #[error("{} is not a valid {kind}: {reason}; fetch or prepare it again", path.display())]
+    #[error("{} is not a valid {kind}: {}; fetch or prepare it again", path.display(), .reason.trim().replace(char::is_control, " "))]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -161,7 +161,7 @@ pub enum CorpusError {
         reason: String,
     },
     /// The tokenizer refused.
-    #[error("the tokenizer failed on {what}: {reason}; check tokenizer.json of the model")]
+    #[error("the tokenizer failed on {what}: {}; check tokenizer.json of the model", .reason.trim().replace(char::is_control, " "))]
     Tokenizer {
         /// Which texts.
         what: String,

@@ -251,6 +251,36 @@ mod tests {
         Ok((0..table.rows()).map(|i| row(i) ^ d[i] as usize).sum())
     }
 
+    /// One row of [`columns`] under the given metadata.
+    fn written(metadata: impl IntoIterator<Item = (String, String)>) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("test.arrow");
+        let mut lists = ListBuilder::new();
+        lists.push(&[0.5]).unwrap();
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["one"])),
+            Arc::new(LargeStringArray::from(vec!["text"])),
+            lists.finish::<Float32Type>(),
+            Arc::new(UInt64Array::from(vec![1])),
+        ];
+        let metadata: std::collections::HashMap<_, _> = metadata.into_iter().collect();
+        let schema = Schema::new(columns()).with_metadata(metadata);
+        write(&path, schema, arrays).unwrap();
+        std::fs::read(&path).unwrap()
+    }
+
+    #[test]
+    fn a_schema_of_many_parts_is_refused_before_it_is_copied() {
+        let metadata = |count: u32| {
+            let entries = (0..count).map(|i| (i.to_string(), "5".to_string()));
+            entries.chain([("key".to_string(), "7".to_string())])
+        };
+        // Four columns, a list's item and the key itself.
+        assert_eq!(walk(written(metadata(58))).unwrap(), 8 ^ 1);
+        let message = walk(written(metadata(59))).unwrap_err().to_string();
+        assert!(message.contains("more than 64 parts"), "{message}");
+    }
+
     #[test]
     fn no_damaged_byte_makes_it_panic() {
         let dir = tempfile::tempdir().unwrap();
@@ -274,7 +304,11 @@ mod tests {
             for value in [0x00, 0x01, 0x07, 0x40, 0x7f, 0x80, 0xff] {
                 let mut damaged = bytes.clone();
                 damaged[at] = value;
-                refused += usize::from(walk(damaged).is_err());
+                if let Err(error) = walk(damaged) {
+                    // The library tells of some faults in several lines.
+                    assert!(!error.to_string().contains('\n'), "{error}");
+                    refused += 1;
+                }
             }
             assert!(walk(bytes[..at].to_vec()).is_err(), "cut at {at}");
         }

@@ -1,13 +1,16 @@
 //! Numbered lines of a plain or gzipped text file, chosen by the extension `.gz`.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
 
 use crate::EvalError;
+
+/// The byte-order mark.
+pub(crate) const MARK: char = '\u{feff}';
 
 fn is_gzip(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "gz")
@@ -17,6 +20,15 @@ pub(crate) fn io_error(path: &Path) -> impl Fn(std::io::Error) -> EvalError {
     move |source| EvalError::Io {
         path: path.to_owned(),
         source,
+    }
+}
+
+fn not_utf8(path: &Path, line: usize) -> EvalError {
+    EvalError::Malformed {
+        path: path.to_owned(),
+        line,
+        problem: "it is not UTF-8".to_owned(),
+        fix: "convert the file to UTF-8",
     }
 }
 
@@ -32,11 +44,13 @@ pub(crate) fn for_each_line(
         Box::new(file)
     };
     for (index, line) in BufReader::new(reader).lines().enumerate() {
-        let line = line.map_err(io_error(path))?;
-        let line = if index == 0 {
-            line.trim_start_matches('\u{feff}')
-        } else {
-            &line
+        let line = line.map_err(|error| match error.kind() {
+            ErrorKind::InvalidData => not_utf8(path, index + 1),
+            _ => io_error(path)(error),
+        })?;
+        let line = match index {
+            0 => line.strip_prefix(MARK).unwrap_or(&line),
+            _ => &line,
         };
         if !line.trim().is_empty() {
             each(index + 1, line)?;

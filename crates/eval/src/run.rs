@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::EvalError;
-use crate::lines::{fields, for_each_line, write_lines};
+use crate::lines::{MARK, fields, for_each_line, write_lines};
 
 /// A run: query id → document id → score.
 ///
@@ -117,7 +117,9 @@ pub fn read_run(path: impl AsRef<Path>) -> Result<Run, EvalError> {
 
 /// Writes a TREC run, gzipped where the name ends in `.gz`; the bytes depend on the run and the tag alone.
 pub fn write_run(path: impl AsRef<Path>, run: &Run, tag: &str) -> Result<(), EvalError> {
-    let writable = |id: &str| match id.is_empty() || id.contains(char::is_whitespace) {
+    // A mark at the start of the file would not be read as part of the id.
+    let lost = |c: char| c.is_whitespace() || c == MARK;
+    let writable = |id: &str| match id.is_empty() || id.contains(lost) {
         true => Err(EvalError::UnwritableId { id: id.to_owned() }),
         false => Ok(()),
     };

@@ -60,6 +60,18 @@ fn bad_qrels_are_refused_with_their_line() {
 }
 
 #[test]
+fn a_line_that_is_not_utf8_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("latin1.tsv");
+    std::fs::write(&path, b"q1 0 d1 1\nq2 0 d\xe9 1\n").unwrap();
+    let message = message(read_qrels(&path));
+    assert!(
+        message.contains("latin1.tsv:2: it is not UTF-8"),
+        "{message}"
+    );
+}
+
+#[test]
 fn bad_runs_are_refused_with_their_line() {
     let folder = tempfile::tempdir().unwrap();
     let good = "q Q0 d1 1 2.5 tag\n";
@@ -87,6 +99,12 @@ fn ids_a_run_cannot_hold_are_refused() {
     ));
     assert!(matches!(
         write_run(&path, &Run::default(), "a tag"),
+        Err(EvalError::UnwritableId { .. })
+    ));
+    let mut run = Run::default();
+    run.insert("\u{feff}q", "d", 1.0).unwrap();
+    assert!(matches!(
+        write_run(&path, &run, "tag"),
         Err(EvalError::UnwritableId { .. })
     ));
     assert!(!path.exists());

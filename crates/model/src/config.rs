@@ -147,17 +147,36 @@ impl Config {
     }
 
     fn check_sizes(&self) -> Result<(), String> {
+        let widest = 1 << 24;
         let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.layers),
-            ("num_attention_heads", self.heads),
-            ("intermediate_size", self.intermediate_size),
+            ("vocab_size", self.vocab_size, 1..=widest),
+            ("hidden_size", self.hidden_size, 1..=widest),
+            // Each layer costs memory before the weights show that it is not there.
+            ("num_hidden_layers", self.layers, 1..=1024),
+            ("num_attention_heads", self.heads, 1..=widest),
+            ("intermediate_size", self.intermediate_size, 1..=widest),
+            ("max_position_embeddings", self.position_rows, 1..=widest),
+            ("type_vocab_size", self.type_rows, 0..=widest),
+            ("pad_token_id", self.pad_token_id, 0..=widest),
         ];
-        for (key, value) in sizes {
-            if !(1..=1 << 24).contains(&value) {
-                return Err(format!("{key} = {value} is not a size of an encoder"));
+        for (key, value, possible) in sizes {
+            if !possible.contains(&value) {
+                return Err(format!(
+                    "{key} = {value} is not a number that an encoder has"
+                ));
             }
+        }
+        let Dropout { hidden, attention } = self.dropout;
+        for p in [hidden, attention] {
+            if !(0.0..1.0).contains(&p) {
+                return Err(format!("a dropout of {p} does not lie in [0, 1)"));
+            }
+        }
+        if self.layer_norm_eps <= 0.0 {
+            return Err(format!(
+                "layer_norm_eps = {} is not positive",
+                self.layer_norm_eps
+            ));
         }
         if self.hidden_size % self.heads != 0 {
             return Err(format!(

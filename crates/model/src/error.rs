@@ -22,7 +22,7 @@ pub enum ModelError {
         reason: String,
     },
     /// A file is there but does not say what it should.
-    #[error("{path}: {reason}")]
+    #[error("{path}: {}", .reason.trim().replace(char::is_control, " "))]
     Invalid {
         /// The file or folder.
         path: PathBuf,
@@ -52,7 +52,7 @@ pub enum ModelError {
         expected: Vec<i64>,
     },
     /// A text could not be split into tokens.
-    #[error("tokenizer: {0}")]
+    #[error("tokenizer: {}", .0.replace(char::is_control, " "))]
     Tokenizer(String),
     /// A batch the encoder cannot take.
     #[error("batch: {0}")]

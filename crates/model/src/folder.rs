@@ -154,9 +154,10 @@ fn modules(root: &Path) -> Result<Modules, ModelError> {
 
 /// A module's folder; a name that leaves the model folder is refused.
 fn subfolder(root: &Path, name: &str, file: &Path) -> Result<PathBuf, ModelError> {
-    let plain = Path::new(name)
-        .components()
-        .all(|part| matches!(part, std::path::Component::Normal(_)));
+    let plain = !name.contains(char::is_control)
+        && Path::new(name)
+            .components()
+            .all(|part| matches!(part, std::path::Component::Normal(_)));
     if plain {
         return Ok(root.join(name));
     }

@@ -18,7 +18,7 @@ pub enum RecipeError {
         reason: String,
     },
     /// The text is not TOML, or a key has the wrong type or name.
-    #[error("recipe {origin}, key `{key}`: {reason}")]
+    #[error("recipe {origin}, key `{}`: {}", .key.replace(char::is_control, " "), .reason.trim().replace(char::is_control, " "))]
     Key {
         /// File name or `--set`.
         origin: String,
@@ -28,7 +28,7 @@ pub enum RecipeError {
         reason: String,
     },
     /// The text is not TOML at all.
-    #[error("recipe {origin} is not valid TOML: {reason}")]
+    #[error("recipe {origin} is not valid TOML: {}", .reason.trim().replace(char::is_control, " "))]
     Syntax {
         /// File name.
         origin: String,
@@ -67,7 +67,7 @@ impl Recipe {
             text.parse()
                 .map_err(|e: toml::de::Error| RecipeError::Syntax {
                     origin: origin.to_owned(),
-                    reason: e.to_string().trim().replace('\n', " "),
+                    reason: e.to_string(),
                 })?;
         // The file alone first, so that a typo there is not blamed on `--set`.
         deserialize(table.clone(), origin)?;
@@ -90,7 +90,7 @@ impl Recipe {
 fn deserialize(table: toml::Table, origin: &str) -> Result<Recipe, RecipeError> {
     serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
         let path = e.path().to_string();
-        let reason = e.inner().message().trim().replace('\n', " ");
+        let reason = e.inner().message().to_owned();
         let (key, reason) = explain(&path, reason);
         RecipeError::Key {
             origin: origin.to_owned(),
@@ -237,6 +237,14 @@ mod tests {
         assert_eq!(Recipe::from_toml(&text, "r.toml", &[]).unwrap(), recipe);
         let json = serde_json::to_string(&recipe).unwrap();
         assert_eq!(serde_json::from_str::<Recipe>(&json).unwrap(), recipe);
+    }
+
+    #[test]
+    fn a_key_with_control_characters_is_told_on_one_line() {
+        assert_eq!(
+            refused("\"a\\n\\u001b[2J\" = 1\n", &[]),
+            "recipe r.toml, key `a  [2J`: unknown key; known here: name, seed, data, model, index, mining, refresh, train, fleet"
+        );
     }
 
     #[test]

@@ -27,6 +27,11 @@ impl Recipe {
             ),
         )?;
         require(
+            t.epochs.is_finite(),
+            "train.epochs",
+            "must be a finite number; train.max_steps sets the length in steps",
+        )?;
+        require(
             t.max_steps > 0 || t.epochs > 0.0,
             "train.epochs",
             "must be positive unless train.max_steps is set",
@@ -286,6 +291,14 @@ mod tests {
                 r.train.in_batch = false;
             }),
             "train.in_batch"
+        );
+        // JSON has no infinity: `run.json` could not be read back.
+        assert_eq!(
+            key_refused(|r| {
+                r.train.max_steps = 10;
+                r.train.epochs = f64::INFINITY;
+            }),
+            "train.epochs"
         );
         assert_eq!(key_refused(|r| r.mining.keep = 500), "mining.keep");
         assert_eq!(
