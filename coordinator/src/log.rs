@@ -226,7 +226,7 @@ async fn read(store: &Store, sequence: u64) -> Result<Option<Record>, LogError> 
 fn damaged(sequence: u64, reason: &str) -> LogError {
     LogError::Damaged {
         path: layout::log_record(sequence),
-        reason: reason.to_owned(),
+        reason: reason.replace(char::is_control, " "),
     }
 }
 

@@ -241,7 +241,7 @@ impl Run {
             tasks,
         } = change
         {
-            self.next_generation = generation + 1;
+            self.next_generation = generation.saturating_add(1);
             self.open = Some(OpenGeneration {
                 generation: *generation,
                 kind: *kind,
@@ -258,15 +258,17 @@ impl Run {
         };
         match change {
             Change::TaskCompleted {
+                generation,
                 task,
                 output,
                 elapsed_ms,
-                ..
-            } => {
+            } if *generation == open.generation => {
                 open.done.insert(*task, output.clone());
                 open.elapsed_ms = *elapsed_ms;
             }
-            Change::TaskReopened { task, .. } => {
+            Change::TaskReopened {
+                generation, task, ..
+            } if *generation == open.generation => {
                 open.done.remove(task);
                 *open.reopened.entry(*task).or_default() += 1;
             }

@@ -67,4 +67,5 @@ async fn open(store: &Store) -> Result<(Log, Run), LogError> {
 fn told_well(error: &LogError) {
     let message = error.to_string();
     assert!(message.contains(&layout::log_record(1)), "{message:?}");
+    assert!(!message.contains(char::is_control), "{message:?}");
 }

@@ -177,12 +177,18 @@ impl Running {
     }
 
     /// What the command and its programs have said.
+    /// What it has said so far, beside its results.
+    #[must_use]
+    pub fn said(&self) -> String {
+        read(&self.stderr)
+    }
+
     fn story(&self) -> String {
         format!(
             "{} said:\n{}\n{}\n{}",
             self.command,
             read(&self.stdout),
-            read(&self.stderr),
+            self.said(),
             self.store.logs()
         )
     }

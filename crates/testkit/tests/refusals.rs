@@ -239,8 +239,8 @@ fn a_corrupt_shard_in_the_store() {
     let site = Site::new();
     let store = site.store("store");
     let run = site.start("store", &[]);
-    run.wait_for("a checkpoint", || {
-        (store.newest_checkpoint() >= 10).then_some(())
+    run.wait_for("a checkpoint and a dense generation", || {
+        (store.newest_checkpoint() >= 10 && store.generations().len() >= 2).then_some(())
     });
     run.interrupt();
     assert_eq!(run.wait().code, Some(130));
