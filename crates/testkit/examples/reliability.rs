@@ -133,14 +133,15 @@ fn refresh(store: &RunStore, lost: usize) -> Refresh {
         .collect();
     wait_until_refreshing(store, &url, if lost > 0 { 0.5 } else { 0.0 });
     let before = status(&url).unwrap();
-    let mut orphans = Vec::new();
+    let (mut dead, mut orphans) = (Vec::new(), Vec::new());
     for (name, mut member, mut limiter) in fleet.drain(..lost) {
         member.kill();
         let _ = limiter.wait();
         orphans.extend(task_of(&before, &name));
+        dead.push(name);
     }
     if !orphans.is_empty() {
-        report_rescue(&url, &orphans);
+        report_rescue(&url, &orphans, &dead);
     }
     let generation = wait_for("generation 1", LIMIT, || {
         store.generations().into_iter().find(|g| g.generation == 1)
@@ -164,19 +165,16 @@ fn refresh(store: &RunStore, lost: usize) -> Refresh {
 }
 
 /// Prints how long it took until each task of a dead inferencer was given again.
-fn report_rescue(url: &str, orphans: &[String]) {
+fn report_rescue(url: &str, orphans: &[String], dead: &[String]) {
     let began = Instant::now();
     let times = orphans.iter().map(|task| {
         wait_for("the task's second worker", LIMIT, || {
             let status = status(url)?;
             let workers = status["workers"].as_array()?;
-            let fresh = |w: &&Value| {
-                w["task"].as_str() == Some(task)
-                    && w["seconds_since_heartbeat"]
-                        .as_f64()
-                        .is_some_and(|s| s < 3.0)
-            };
-            workers.iter().find(fresh).map(|_| ())
+            // The dead one is shown at its task until its lease is over.
+            let lives = |w: &&Value| !dead.iter().any(|name| w["worker"] == name.as_str());
+            let mut living = workers.iter().filter(lives);
+            living.find(|w| w["task"] == task.as_str()).map(|_| ())
         });
         began.elapsed()
     });
