@@ -1,8 +1,9 @@
 //! The newest activation, whatever happens to the coordinator or the way to it.
 //!
 //! Owns: the stream of activations, resumed after every break from the last one
-//! heard, at whichever coordinator is called. Refuses: activations that do not rise (law 3). One that was followed by
-//! another while the stream was broken is passed over: only the newest is of use.
+//! heard, at whichever coordinator is called. Refuses: activations that do not rise
+//! (law 3). One that was followed by another while the stream was broken is passed
+//! over: only the newest is of use.
 
 use crate::Activation;
 use crate::trainer::{Link, plain};
