@@ -131,54 +131,35 @@ impl RunStore {
 
     /// Asserts that every published generation is complete (law 2): all objects
     /// with their size and hash, blocks that cover every training question,
-    /// embeddings of every shard, one checkpoint that exists.
+    /// embeddings of every shard, one checkpoint that exists. Of those older than
+    /// `refresh.keep_generations` the coordinator may have deleted the bulk and the
+    /// checkpoint, never the runs.
     ///
     /// # Panics
     /// If one is not.
     pub fn assert_generations_complete(&self) {
-        let corpus = &self.run_document()["corpus"]["manifest"];
-        let questions = corpus["queries"]["train"]["queries"].as_u64().unwrap();
-        let shards = corpus["shards"].as_array().unwrap().len();
-        for generation in self.generations() {
-            let number = generation.generation;
-            generation
-                .check()
-                .unwrap_or_else(|e| panic!("generation {number}: {e}"));
-            generation
-                .objects()
-                .for_each(|object| self.assert_object(object));
-            let covered: u64 = generation
-                .negatives
-                .iter()
-                .map(|block| u64::from(block.queries))
-                .sum();
-            assert_eq!(
-                covered, questions,
-                "generation {number} has negatives for another number of questions"
-            );
-            let dense = generation.kind.to_string() == "dense";
-            let expected = if dense { shards } else { 0 };
-            assert_eq!(
-                generation.embeddings.len(),
-                expected,
-                "generation {number} has other embeddings than shards"
-            );
-            assert!(
-                generation.runs.contains_key("dev"),
-                "generation {number} has no run of the dev questions"
-            );
-            assert!(
-                generation.metrics.contains_key("dev/mrr@10"),
-                "generation {number}: {:?}",
-                generation.metrics
-            );
+        let document = self.run_document();
+        let kept = document["recipe"]["refresh"]["keep_generations"].as_u64();
+        let generations = self.generations();
+        let newest = generations.len().saturating_sub(kept.unwrap() as usize);
+        for (i, generation) in generations.iter().enumerate() {
+            assert_manifest(generation, &document["corpus"]["manifest"]);
+            let runs: Vec<&ObjectRef> = generation.runs.values().collect();
+            for object in generation.objects() {
+                let deleted = !self.folder.join(&object.path).exists();
+                if !deleted || i >= newest || runs.contains(&object) {
+                    self.assert_object(object);
+                }
+            }
             let checkpoint = self.folder.join(&generation.checkpoint.manifest);
-            let digest = &read_json(&checkpoint)["digest"];
-            assert_eq!(
-                digest.as_str(),
-                Some(generation.checkpoint.digest.as_str()),
-                "generation {number}"
-            );
+            if i >= newest || checkpoint.exists() {
+                assert_eq!(
+                    read_json(&checkpoint)["digest"].as_str(),
+                    Some(generation.checkpoint.digest.as_str()),
+                    "generation {}",
+                    generation.generation
+                );
+            }
         }
     }
 
@@ -219,6 +200,40 @@ fn folders(root: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+fn assert_manifest(generation: &GenerationManifest, corpus: &Value) {
+    let questions = corpus["queries"]["train"]["queries"].as_u64().unwrap();
+    let shards = corpus["shards"].as_array().unwrap().len();
+    let number = generation.generation;
+    generation
+        .check()
+        .unwrap_or_else(|e| panic!("generation {number}: {e}"));
+    let covered: u64 = generation
+        .negatives
+        .iter()
+        .map(|block| u64::from(block.queries))
+        .sum();
+    assert_eq!(
+        covered, questions,
+        "generation {number} has negatives for another number of questions"
+    );
+    let dense = generation.kind.to_string() == "dense";
+    let expected = if dense { shards } else { 0 };
+    assert_eq!(
+        generation.embeddings.len(),
+        expected,
+        "generation {number} has other embeddings than shards"
+    );
+    assert!(
+        generation.runs.contains_key("dev"),
+        "generation {number} has no run of the dev questions"
+    );
+    assert!(
+        generation.metrics.contains_key("dev/mrr@10"),
+        "generation {number}: {:?}",
+        generation.metrics
+    );
 }
 
 fn read_json(path: &Path) -> Value {
