@@ -3,14 +3,19 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 8] = [
     "adamw",
+    "attention",
     "cuda",
     "foreach",
     "inference",
     "linear",
+    "norm",
     "settings",
 ];
+
+/// What computes: the compiler must see loops it may turn into vector code.
+const KERNELS: [&str; 2] = ["attention_kernel", "norm_kernel"];
 
 fn main() {
     println!("cargo:rerun-if-changed=shim");
@@ -22,22 +27,44 @@ fn main() {
         "no libtorch headers at {}: run scripts/setup, or set LIBTORCH to a libtorch 2.11.0 folder",
         include.display()
     );
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        // libtorch's own headers warn; ours are few enough to read.
-        .warnings(false)
+    let build = || {
+        let mut build = cc::Build::new();
+        build
+            .cpp(true)
+            .std("c++17")
+            // libtorch's own headers warn; ours are few enough to read.
+            .warnings(false)
+            .flag("-fopenmp")
+            .include(&include)
+            .include(include.join("torch/csrc/api/include"))
+            .define("_GLIBCXX_USE_CXX11_ABI", "1");
+        build
+    };
+    let paths = |names: &[&str]| -> Vec<String> {
+        names
+            .iter()
+            .map(|name| format!("shim/{name}.cpp"))
+            .collect()
+    };
+    // The shim first: it calls the kernels, and the linker reads from left to right.
+    build()
         // Every function here calls into libtorch once: there is nothing to optimise.
         .opt_level(1)
-        .include(&include)
-        .include(include.join("torch/csrc/api/include"))
-        .define("_GLIBCXX_USE_CXX11_ABI", "1")
-        .files(SOURCES.map(|name| format!("shim/{name}.cpp")))
+        .files(paths(&SOURCES))
         .compile("quarry_torch");
+    build()
+        .opt_level(3)
+        // No result depends on either; both keep loops from being vectorised.
+        .flag("-fno-trapping-math")
+        .flag("-fno-math-errno")
+        .files(paths(&KERNELS))
+        .compile("quarry_kernels");
     println!(
         "cargo:rustc-link-search=native={}",
         libtorch.join("lib").display()
     );
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
+    // The one that libtorch brings is found first when a program starts.
+    println!("cargo:rustc-link-lib=gomp");
 }

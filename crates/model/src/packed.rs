@@ -32,6 +32,13 @@ pub(crate) struct Run {
     pub length: i64,
 }
 
+impl Run {
+    /// The length of each of its sequences.
+    pub fn lengths(&self) -> impl Iterator<Item = i64> + use<> {
+        std::iter::repeat_n(self.length, usize::try_from(self.count).unwrap_or(0))
+    }
+}
+
 impl PackedBatch {
     /// Frames every sequence as `[first] + content[..max_length - 2] + [last]`.
     /// `max_length` counts the specials; below 2 it is taken as 2.

@@ -58,6 +58,22 @@ unsafe extern "C" {
         norm: *mut RawTensor,
     ) -> Message;
 
+    pub(crate) fn quarry_packed_attention(
+        projections: RawTensor,
+        lengths: *const i64,
+        count: usize,
+        heads: i64,
+        context: *mut RawTensor,
+    ) -> Message;
+
+    pub(crate) fn quarry_add_norm_(
+        x: RawTensor,
+        y: RawTensor,
+        weight: RawTensor,
+        bias: RawTensor,
+        epsilon: f64,
+    ) -> Message;
+
     pub(crate) fn quarry_linear_pack(
         weight: RawTensor,
         rows: i64,

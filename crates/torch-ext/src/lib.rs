@@ -1,7 +1,7 @@
 //! What tch leaves unbound, in one C++ shim and a safe Rust face.
 //!
 //! Owns every torch `unsafe` of the workspace: the fused AdamW step, operations over
-//! lists of tensors, inference mode, oneDNN's fused linear layer, late loading of
+//! lists of tensors, inference mode, oneDNN's fused linear layer, attention over packed sequences, LayerNorm of a sum, late loading of
 //! CUDA and libtorch's process-wide settings. Refuses anything that tch already
 //! offers and anything that knows what a model, a file format or a recipe is.
 //!
@@ -12,20 +12,24 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod adamw;
+mod attention;
 mod cuda;
 mod error;
 mod ffi;
 mod foreach;
 mod inference;
 mod linear;
+mod norm;
 mod settings;
 
 pub use adamw::{AdamW, AdamWState, fused_adamw};
+pub use attention::PackedAttention;
 pub use cuda::load_cuda;
 pub use error::Error;
 pub use foreach::{clip_global_norm_, global_norm, mul_scalar_, zero_};
 pub use inference::InferenceMode;
 pub use linear::{Activation, PackedLinear};
+pub use norm::add_norm;
 pub use settings::{
     header_version, libtorch_version, set_deterministic, set_flush_denormal,
     set_num_interop_threads, set_num_threads,

@@ -1,7 +1,7 @@
 //! The forward pass of the BERT family, without padding.
 //!
 //! All tokens of all sequences go through the linears and LayerNorms as one
-//! `[T, h]` matrix; attention runs once per run of sequences of equal length, so it needs no mask:
+//! `[T, h]` matrix; attention stays inside each sequence, so it needs no mask:
 //!
 //! ```text
 //! x  = LN(word[ids] + position[positions] + type[0])
@@ -15,6 +15,7 @@ use super::prepared::{Layer, Norm, Prepared};
 use crate::config::{Config, Family};
 use crate::error::ModelError;
 use crate::packed::Run;
+use quarry_torch_ext::{PackedAttention, add_norm};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// One pass over one batch.
@@ -24,6 +25,8 @@ pub(super) struct Forward<'a> {
     /// Kind of token states.
     pub kind: Kind,
     pub dropout: Option<Dropout>,
+    /// Where the device has it; without dropout of probabilities it is used.
+    pub packed_attention: Option<PackedAttention>,
 }
 
 impl Forward<'_> {
@@ -75,20 +78,36 @@ impl Forward<'_> {
         if self.config.family != Family::DistilBert {
             y = self.drop_hidden(y)?;
         }
-        Ok(self.norm(&y.f_add_(x)?, &layer.attention_norm)?)
+        self.add_norm(x, y, &layer.attention_norm)
     }
 
     fn feed_forward_branch(&self, layer: &Layer, x: &Tensor) -> Result<Tensor, ModelError> {
         let inner = layer.intermediate.forward_gelu(x, self.config.activation)?;
-        let mut y = self.drop_hidden(layer.output.forward(&inner)?)?;
-        Ok(self.norm(&y.f_add_(x)?, &layer.output_norm)?)
+        let y = self.drop_hidden(layer.output.forward(&inner)?)?;
+        self.add_norm(x, y, &layer.output_norm)
     }
 
     /// `softmax(Q Kᵀ / √d) V` inside each sequence; `projections` is `[T, 3h]`.
-    fn attention(&self, projections: &Tensor, runs: &[Run]) -> Result<Tensor, TchError> {
+    fn attention(&self, projections: &Tensor, runs: &[Run]) -> Result<Tensor, ModelError> {
+        let dropout = self.dropout.map_or(0.0, |d| d.attention);
+        match self.packed_attention {
+            Some(packed) if dropout == 0.0 => {
+                let lengths: Vec<i64> = runs.iter().flat_map(Run::lengths).collect();
+                Ok(packed.forward(projections, &lengths)?)
+            }
+            _ => Ok(self.attention_by_runs(projections, runs, dropout)?),
+        }
+    }
+
+    /// The same by libtorch's operations, once per run of sequences of equal length.
+    fn attention_by_runs(
+        &self,
+        projections: &Tensor,
+        runs: &[Run],
+        dropout: f64,
+    ) -> Result<Tensor, TchError> {
         let heads = self.config.heads;
         let width = self.config.hidden_size;
-        let dropout = self.dropout.map_or(0.0, |d| d.attention);
         // One split rather than a narrow per run: its backward is one cat, where
         // every narrow's would be a zero-filled [T, 3h].
         let tokens: Vec<i64> = runs.iter().map(|r| r.count * r.length).collect();
@@ -106,6 +125,15 @@ impl Forward<'_> {
             1 => Ok(contexts.remove(0)),
             _ => Tensor::f_cat(&contexts, 0),
         }
+    }
+
+    /// `LN(x + y)`, in one pass where nothing needs a gradient.
+    fn add_norm(&self, x: &Tensor, mut y: Tensor, norm: &Norm) -> Result<Tensor, ModelError> {
+        if y.device() == Device::Cpu && !y.requires_grad() {
+            let epsilon = self.config.layer_norm_eps;
+            return Ok(add_norm(x, y, &norm.weight, &norm.bias, epsilon)?);
+        }
+        Ok(self.norm(&y.f_add_(x)?, norm)?)
     }
 
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor, TchError> {

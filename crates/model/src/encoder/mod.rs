@@ -20,6 +20,7 @@ use crate::names;
 use crate::packed::PackedBatch;
 use crate::weights::{self, Weights};
 use prepared::Prepared;
+use quarry_torch_ext::PackedAttention;
 use std::collections::BTreeMap;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -76,6 +77,7 @@ pub struct Encoder {
     /// Compute copies of frozen weights; trainable ones are cast in every pass,
     /// so that gradients flow back to the masters.
     frozen: Option<Prepared>,
+    packed_attention: Option<PackedAttention>,
 }
 
 impl Encoder {
@@ -88,11 +90,13 @@ impl Encoder {
         for tensor in weights.tensors.values() {
             let _ = tensor.f_set_requires_grad(setting.trainable)?;
         }
+        let packed_attention = packed_attention(&folder.config, &setting);
         let mut encoder = Self {
             folder,
             weights,
             setting,
             frozen: None,
+            packed_attention,
         };
         if !setting.trainable {
             encoder.frozen = Some(encoder.prepare()?);
@@ -181,6 +185,7 @@ impl Encoder {
             prepared,
             kind: self.setting.precision.kind(),
             dropout,
+            packed_attention: self.packed_attention,
         };
         let device = self.setting.device;
         let ids = Tensor::from_slice(batch.ids()).to_device(device);
@@ -280,4 +285,15 @@ impl Encoder {
             .write(dir, self.setting.pooling, self.setting.normalize)?;
         weights::write(&dir.join("model.safetensors"), self.config(), &self.weights)
     }
+}
+
+/// The kernel for packed sequences, if this processor has it.
+fn packed_attention(config: &Config, setting: &Setting) -> Option<PackedAttention> {
+    if setting.device != Device::Cpu {
+        return None;
+    }
+    let width = config.hidden_size / config.heads;
+    PackedAttention::new(config.heads, width, setting.precision.kind())
+        .inspect_err(|error| tracing::debug!(%error, "attention runs by libtorch's operations"))
+        .ok()
 }

@@ -1,0 +1,156 @@
+//! The packed attention against the textbook's, forward and backward.
+#![allow(clippy::unwrap_used)]
+
+use quarry_torch_ext::PackedAttention;
+use tch::{Device, Kind, Tensor};
+
+const LENGTHS: [i64; 9] = [158, 1, 16, 33, 200, 256, 90, 7, 520];
+
+/// `softmax(Q Kᵀ / √d) V`, sequence after sequence, in the kind of its input.
+fn textbook(projections: &Tensor, lengths: &[i64], heads: i64) -> Tensor {
+    let hidden = projections.size()[1] / 3;
+    let width = hidden / heads;
+    let parts = projections.split_with_sizes(lengths, 0);
+    let contexts: Vec<Tensor> = parts
+        .iter()
+        .map(|part| {
+            let heads_first = part.view([-1, 3, heads, width]).permute([1, 2, 0, 3]);
+            let [q, k, v] = [0, 1, 2].map(|i| heads_first.get(i));
+            let scores = q.matmul(&k.transpose(1, 2)) / (width as f64).sqrt();
+            let context = scores.softmax(-1, None).matmul(&v);
+            context.transpose(0, 1).reshape([-1, hidden])
+        })
+        .collect();
+    Tensor::cat(&contexts, 0)
+}
+
+fn worst(found: &Tensor, expected: &Tensor) -> f64 {
+    let difference = found.to_kind(Kind::Double) - expected.to_kind(Kind::Double);
+    difference.abs().max().double_value(&[])
+}
+
+/// Output and gradient of the projections, for one gradient of the output.
+fn both(
+    projections: &Tensor,
+    gradient: &Tensor,
+    forward: impl Fn(&Tensor) -> Tensor,
+) -> (Tensor, Tensor) {
+    let leaf = projections.detach().copy().set_requires_grad(true);
+    let context = forward(&leaf);
+    (&context * gradient).sum(None).backward();
+    (context.detach(), leaf.grad())
+}
+
+fn random(columns: i64, kind: Kind) -> (Tensor, Tensor) {
+    tch::manual_seed(5);
+    let tokens = LENGTHS.iter().sum();
+    let projections = Tensor::randn([tokens, 3 * columns], (Kind::Float, Device::Cpu)) * 1.5;
+    let gradient = Tensor::randn([tokens, columns], (Kind::Float, Device::Cpu));
+    (projections.to_kind(kind), gradient.to_kind(kind))
+}
+
+#[test]
+fn context_and_gradients_agree_with_the_textbook() {
+    // Heads of 32 as MiniLM's, of 64 as BERT's, and an odd one out.
+    for (heads, width) in [(12, 32), (2, 64), (3, 10)] {
+        for (kind, tolerance) in [(Kind::Float, 2e-5), (Kind::BFloat16, 6e-2)] {
+            let attention = match PackedAttention::new(heads, width, kind) {
+                Ok(attention) => attention,
+                // Every x86-64 takes f32; bf16 wants AVX-512 or better.
+                Err(error) if kind == Kind::BFloat16 => {
+                    eprintln!("SKIPPED for {kind:?}: {error}");
+                    continue;
+                }
+                Err(error) => panic!("{error}"),
+            };
+            let (projections, gradient) = random(heads * width, kind);
+            let exact = both(
+                &projections.to_kind(Kind::Double),
+                &gradient.to_kind(Kind::Double),
+                |x| textbook(x, &LENGTHS, heads),
+            );
+            let found = both(&projections, &gradient, |x| {
+                attention.forward(x, &LENGTHS).unwrap()
+            });
+            for (what, found, exact) in [
+                ("context", &found.0, &exact.0),
+                ("gradient", &found.1, &exact.1),
+            ] {
+                let error = worst(found, exact);
+                assert!(
+                    error < tolerance,
+                    "{heads} heads of {width}, {kind:?}: the {what} differs by {error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sequence_gives_the_same_bits_in_any_company_and_on_any_number_of_threads() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let Ok(attention) = PackedAttention::new(12, 32, kind) else {
+            continue;
+        };
+        let (projections, gradient) = random(384, kind);
+        let run = || {
+            both(&projections, &gradient, |x| {
+                attention.forward(x, &LENGTHS).unwrap()
+            })
+        };
+        tch::set_num_threads(1);
+        let (one, one_slope) = run();
+        tch::set_num_threads(2);
+        let (two, two_slope) = run();
+        assert!(one.equal(&two) && one_slope.equal(&two_slope), "{kind:?}");
+        let alone = attention
+            .forward(&projections.narrow(0, 159, 16), &[16])
+            .unwrap();
+        assert!(alone.equal(&one.narrow(0, 159, 16)), "{kind:?}");
+    }
+}
+
+#[test]
+fn what_is_no_number_stays_none() {
+    let attention = PackedAttention::new(1, 2, Kind::Float).unwrap();
+    for column in [0, 2, 4] {
+        let projections = Tensor::ones([3, 6], (Kind::Float, Device::Cpu));
+        let _ = projections.narrow(1, column, 1).fill_(f64::NAN);
+        let context = attention.forward(&projections, &[3]).unwrap();
+        let lost = context.isnan().any().int64_value(&[]);
+        assert_eq!(lost, 1, "column {column}");
+    }
+}
+
+#[test]
+fn what_the_kernel_cannot_take_is_refused() {
+    let attention = PackedAttention::new(2, 4, Kind::Float).unwrap();
+    let zeros = |shape: &[i64], kind| Tensor::zeros(shape, (kind, Device::Cpu));
+    let good = zeros(&[5, 24], Kind::Float);
+    for lengths in [
+        &[5, 0][..],
+        &[6],
+        &[2, 2],
+        &[],
+        &[i64::MAX, i64::MAX],
+        &[7, -2],
+    ] {
+        assert!(attention.forward(&good, lengths).is_err(), "{lengths:?}");
+    }
+    for bad in [
+        zeros(&[5, 24], Kind::Double),
+        zeros(&[5, 22], Kind::Float),
+        zeros(&[5, 0], Kind::Float),
+        zeros(&[5], Kind::Float),
+    ] {
+        assert!(attention.forward(&bad, &[5]).is_err(), "{bad:?}");
+    }
+    assert!(PackedAttention::new(1, 3, Kind::Float).is_err());
+    assert!(PackedAttention::new(0, 4, Kind::Float).is_err());
+    assert!(PackedAttention::new(1, 4, Kind::Half).is_err());
+    // Rows that do not lie side by side are taken as they read.
+    let wide = Tensor::randn([5, 48], (Kind::Float, Device::Cpu));
+    let half = wide.narrow(1, 0, 24);
+    let straight = attention.forward(&half.contiguous(), &[5]).unwrap();
+    assert!(attention.forward(&half, &[5]).unwrap().equal(&straight));
+}
