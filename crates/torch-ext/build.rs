@@ -54,9 +54,11 @@ fn main() {
         .compile("quarry_torch");
     build()
         .opt_level(3)
-        // No result depends on either; both keep loops from being vectorised.
+        // No result depends on these; they keep loops from being vectorised.
         .flag("-fno-trapping-math")
         .flag("-fno-math-errno")
+        // Vectors are passed between functions that become one.
+        .flag("-Wno-psabi")
         .files(paths(&KERNELS))
         .compile("quarry_kernels");
     println!(

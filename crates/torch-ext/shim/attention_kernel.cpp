@@ -14,11 +14,10 @@ namespace {
 
 // Rows of scores in flight: 32 rows of 256 fit the first cache.
 constexpr int64_t BLOCK = 32;
-// Lengths are filled up to this, so that few shapes of block kernels are compiled.
-constexpr int64_t LANE = 16;
 // The score of a filled-up key: its exponential is smaller than any sum can show.
 constexpr float NOTHING = -std::numeric_limits<float>::infinity();
 
+// Lengths are filled up to whole vectors: few shapes of block kernels are compiled.
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 at::BFloat16* torch(Bf16* p) { return reinterpret_cast<at::BFloat16*>(p); }
@@ -34,95 +33,121 @@ void product(
       m, n, k, a_stride, n, n, add, torch(a), torch(b), c, sizeof(E) == sizeof(Bf16));
 }
 
-// Contiguous [filled, d] copy of rows, zeros after the last.
+// Rows of d numbers, `stride` apart, `count` of them; those after are taken as zeros.
 template <class E>
-void copy_rows(const E* from, int64_t stride, int64_t rows, int64_t filled, int64_t d, E* to) {
-  for (int64_t i = 0; i < rows; ++i) std::copy_n(from + i * stride, d, to + i * d);
-  std::fill(to + rows * d, to + filled * d, E(0));
+struct Rows {
+  const E* start;
+  int64_t stride, count;
+  const E* operator[](int64_t i) const { return start + i * stride; }
+};
+
+// Contiguous [filled, d] copy.
+template <class E>
+void copy(const Rows<E>& x, int64_t filled, int64_t d, E* to) {
+  for (int64_t i = 0; i < x.count; ++i) std::copy_n(x[i], d, to + i * d);
+  std::fill(to + x.count * d, to + filled * d, E(0));
 }
 
-// B = Xᵀ [d, filled] of contiguous rows X [filled, d].
-void pack_transposed(const float* x, int64_t filled, int64_t d, float* to) {
-  for (int64_t i = 0; i < filled; ++i)
-    for (int64_t j = 0; j < d; ++j) to[j * filled + i] = x[i * d + j];
+// B = X^T [d, filled]. bf16 products take two rows of B at a time, interleaved: a pair
+// of X^T is a pair of neighbours in X, moved as one word.
+template <class E>
+void pack_transposed(const Rows<E>& x, int64_t filled, int64_t d, E* to) {
+  using Word = uint32_t;
+  const int64_t words = d * static_cast<int64_t>(sizeof(E)) / static_cast<int64_t>(sizeof(Word));
+  auto* out = reinterpret_cast<Word*>(to);
+  for (int64_t i = 0; i < x.count; ++i) {
+    const auto* row = reinterpret_cast<const Word*>(x[i]);
+    for (int64_t j = 0; j < words; ++j) out[j * filled + i] = row[j];
+  }
+  for (int64_t i = x.count; i < filled; ++i)
+    for (int64_t j = 0; j < words; ++j) out[j * filled + i] = 0;
 }
 
-// bf16 products take two rows of B at a time, interleaved: a pair of Xᵀ is a pair of
-// neighbours in X, moved as one word.
-void pack_transposed(const Bf16* x, int64_t filled, int64_t d, Bf16* to) {
-  const auto* words = reinterpret_cast<const uint32_t*>(x);
+QUARRY_LANES void interleave(const Bf16* even, const Bf16* odd, int64_t n, uint32_t* to) {
+  for (int64_t j = 0; j < n; ++j)
+    to[j] = static_cast<uint32_t>(even[j]) | static_cast<uint32_t>(odd[j]) << 16;
+}
+
+// B = X [filled, n], filled even.
+void pack(const Rows<float>& x, int64_t filled, int64_t n, float* to) { copy(x, filled, n, to); }
+
+void pack(const Rows<Bf16>& x, int64_t filled, int64_t n, Bf16* to) {
   auto* out = reinterpret_cast<uint32_t*>(to);
-  const int64_t half = d / 2;
-  for (int64_t i = 0; i < filled; ++i)
-    for (int64_t j = 0; j < half; ++j) out[j * filled + i] = words[i * half + j];
-}
-
-// B = X [rows, n], rows even.
-void pack(const float* x, int64_t rows, int64_t n, float* to) { std::copy_n(x, rows * n, to); }
-
-QUARRY_LANES void pack(const Bf16* x, int64_t rows, int64_t n, Bf16* to) {
-  auto* out = reinterpret_cast<uint32_t*>(to);
-  for (int64_t i = 0; i < rows; i += 2)
-    for (int64_t j = 0; j < n; ++j)
-      out[i / 2 * n + j] =
-          static_cast<uint32_t>(x[i * n + j]) | static_cast<uint32_t>(x[(i + 1) * n + j]) << 16;
+  for (int64_t i = 0; i + 1 < x.count; i += 2) interleave(x[i], x[i + 1], n, out + i / 2 * n);
+  if (x.count % 2 == 1)
+    for (int64_t j = 0; j < n; ++j) out[x.count / 2 * n + j] = x[x.count - 1][j];
+  std::fill(out + (x.count + 1) / 2 * n, out + filled / 2 * n, 0u);
 }
 
 #define QUARRY_FOR_EACH_KIND(make) \
   make(float)                      \
   make(Bf16)
 
-// p = e^(scale (s - max s)) of a row filled up to whole vectors; its sum and maximum.
+// p = 2^(scale (s - max s)) of a row of whole vectors; its sum and maximum.
 struct Row {
   float sum, max;
 };
-#define MAKE(E)                                                                   \
+#define MAKE(E)                                                                      \
   QUARRY_LANES Row exponentials(const float* s, int64_t filled, float scale, E* p) { \
-    if (filled % LANE != 0) __builtin_unreachable();                              \
-    float max = s[0];                                                             \
-    _Pragma("omp simd reduction(max : max)")                                      \
-    for (int64_t i = 0; i < filled; ++i) max = s[i] > max ? s[i] : max;           \
-    float sum = 0;                                                                \
-    _Pragma("omp simd reduction(+ : sum)")                                        \
-    for (int64_t i = 0; i < filled; ++i) {                                        \
-      const float e = exponential<E>((s[i] - max) * scale);                       \
-      sum += e;                                                                   \
-      store_near(e, &p[i]);                                                       \
-    }                                                                             \
-    return {sum, max};                                                            \
+    Floats most = load(s);                                                           \
+    for (int64_t i = LANE; i < filled; i += LANE) {                                  \
+      const Floats x = load(s + i);                                                  \
+      most = x > most ? x : most;                                                    \
+    }                                                                                \
+    const float max = max_of(most);                                                  \
+    Floats sum = {};                                                                 \
+    for (int64_t i = 0; i < filled; i += LANE) {                                     \
+      const Floats e = power_of_two<E>((load(s + i) - max) * scale);                 \
+      sum += e;                                                                      \
+      store_near(e, p + i);                                                          \
+    }                                                                                \
+    return {sum_of(sum), max};                                                       \
   }
 QUARRY_FOR_EACH_KIND(MAKE)
 #undef MAKE
 
-#define MAKE(E)                                                        \
+// `to` = `by` x; whole vectors, then what is left through one more.
+#define MAKE(E)                                                                \
   QUARRY_LANES void write_scaled(const float* x, int64_t n, float by, E* to) { \
-    for (int64_t i = 0; i < n; ++i) store(x[i] * by, &to[i]);          \
+    int64_t i = 0;                                                             \
+    for (; i + LANE <= n; i += LANE) store(load(x + i) * by, to + i);          \
+    if (i == n) return;                                                        \
+    float rest[LANE] = {};                                                     \
+    E rounded[LANE];                                                           \
+    std::copy(x + i, x + n, rest);                                             \
+    store(load(rest) * by, rounded);                                           \
+    std::copy(rounded, rounded + (n - i), to + i);                             \
   }
 QUARRY_FOR_EACH_KIND(MAKE)
 #undef MAKE
 
-#define MAKE(E)                                                         \
-  QUARRY_LANES float dot(const E* x, const E* y, int64_t n) {           \
-    float sum = 0;                                                      \
-    _Pragma("omp simd reduction(+ : sum)")                              \
-    for (int64_t i = 0; i < n; ++i) sum += load(x[i]) * load(y[i]);     \
-    return sum;                                                         \
+#define MAKE(E)                                                \
+  QUARRY_LANES float dot(const E* x, const E* y, int64_t n) {  \
+    Floats sum = {};                                           \
+    int64_t i = 0;                                             \
+    for (; i + LANE <= n; i += LANE) sum += load(x + i) * load(y + i); \
+    if (i < n) {                                               \
+      E a[LANE] = {}, b[LANE] = {};                            \
+      std::copy(x + i, x + n, a);                              \
+      std::copy(y + i, y + n, b);                              \
+      sum += load(a) * load(b);                                \
+    }                                                          \
+    return sum_of(sum);                                        \
   }
 QUARRY_FOR_EACH_KIND(MAKE)
 #undef MAKE
 
-// Of one key and all queries: p = e^(scale s - log_sum), ds = p (dp - delta) scale.
-#define MAKE(E)                                                                        \
-  QUARRY_LANES void score_gradients(                                                   \
-      const float* s, const float* dp, const float* log_sums, const float* deltas,     \
-      int64_t n, float scale, E* p, E* ds) {                                           \
-    if (n % LANE != 0) __builtin_unreachable();                                        \
-    for (int64_t i = 0; i < n; ++i) {                                                  \
-      const float x = s[i] * scale - log_sums[i];                                      \
-      const float e = exponential<E>(x > 0.0f ? 0.0f : x);                             \
-      store_near(e, &p[i]);                                                            \
-      store_near(e * (dp[i] - deltas[i]) * scale, &ds[i]);                             \
-    }                                                                                  \
+// Of one key and all queries: p = 2^(scale log2(e) s - log_sum), ds = p (dp - delta) scale.
+#define MAKE(E)                                                                       \
+  QUARRY_LANES void score_gradients(                                                  \
+      const float* s, const float* dp, const float* log_sums, const float* deltas,    \
+      int64_t filled, float scale, E* p, E* ds) {                                     \
+    const float by = scale * LOG2_E;                                                  \
+    for (int64_t i = 0; i < filled; i += LANE) {                                      \
+      const Floats e = power_of_two<E>(load(s + i) * by - load(log_sums + i));        \
+      store_near(e, p + i);                                                           \
+      store_near(e * (load(dp + i) - load(deltas + i)) * scale, ds + i);              \
+    }                                                                                 \
   }
 QUARRY_FOR_EACH_KIND(MAKE)
 #undef MAKE
@@ -155,23 +180,28 @@ class Scratch {
 template <class E>
 void attend(const Head<E>& head, E* out, int64_t out_stride, float* log_sums) {
   const int64_t n = head.length, d = head.width, filled = round_up(n, LANE);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  Scratch scratch(5 * 64 + 4 * filled * d * sizeof(E) + BLOCK * filled * (4 + sizeof(E)) + BLOCK * d * 4);
-  E* rows = scratch.take<E>(filled * d);
+  const float scale = LOG2_E / std::sqrt(static_cast<float>(d));
+  Scratch scratch(
+      6 * 64 + 2 * filled * d * sizeof(E) + BLOCK * d * (4 + sizeof(E)) +
+      BLOCK * filled * (4 + sizeof(E)));
   E* keys = scratch.take<E>(filled * d);
   E* values = scratch.take<E>(filled * d);
+  E* last = scratch.take<E>(BLOCK * d);
   float* scores = scratch.take<float>(BLOCK * filled);
   E* weights = scratch.take<E>(BLOCK * filled);
   float* sums = scratch.take<float>(BLOCK * d);
 
-  copy_rows(head.k, head.stride, n, filled, d, rows);
-  pack_transposed(rows, filled, d, keys);
-  copy_rows(head.v, head.stride, n, filled, d, rows);
-  pack(rows, filled, d, values);
-  copy_rows(head.q, head.stride, n, filled, d, rows);
+  pack_transposed(Rows<E>{head.k, head.stride, n}, filled, d, keys);
+  pack(Rows<E>{head.v, head.stride, n}, filled, d, values);
   for (int64_t first = 0; first < filled; first += BLOCK) {
     const int64_t block = std::min(BLOCK, filled - first), real = std::min(block, n - first);
-    product(block, filled, d, rows + first * d, d, keys, scores, false);
+    const Rows<E> queries{head.q + first * head.stride, head.stride, real};
+    if (real == block) {
+      product(block, filled, d, queries.start, queries.stride, keys, scores, false);
+    } else {
+      copy(queries, block, d, last);
+      product(block, filled, d, last, d, keys, scores, false);
+    }
     Row row[BLOCK];
     for (int64_t i = 0; i < real; ++i) {
       std::fill(scores + i * filled + n, scores + (i + 1) * filled, NOTHING);
@@ -180,7 +210,7 @@ void attend(const Head<E>& head, E* out, int64_t out_stride, float* log_sums) {
     product(block, d, filled, weights, filled, values, sums, false);
     for (int64_t i = 0; i < real; ++i) {
       write_scaled(sums + i * d, d, 1.0f / row[i].sum, out + (first + i) * out_stride);
-      if (log_sums) log_sums[first + i] = row[i].max * scale + std::log(row[i].sum);
+      if (log_sums) log_sums[first + i] = row[i].max * scale + std::log2(row[i].sum);
     }
   }
 }
@@ -194,7 +224,6 @@ void attend_backward(
   Scratch scratch(
       20 * 64 + 8 * filled * d * sizeof(E) + 2 * BLOCK * d * (4 + sizeof(E)) + filled * d * 4 +
       2 * filled * 4 + BLOCK * filled * (8 + 3 * sizeof(E)));
-  E* rows = scratch.take<E>(filled * d);
   E* queries_across = scratch.take<E>(filled * d);
   E* queries_down = scratch.take<E>(filled * d);
   E* grads_across = scratch.take<E>(filled * d);
@@ -212,14 +241,13 @@ void attend_backward(
   float* sums = scratch.take<float>(BLOCK * d);
   float* query_sums = scratch.take<float>(filled * d);
 
-  copy_rows(head.q, head.stride, n, filled, d, rows);
-  pack_transposed(rows, filled, d, queries_across);
-  pack(rows, filled, d, queries_down);
-  copy_rows(grad, out_stride, n, filled, d, rows);
-  pack_transposed(rows, filled, d, grads_across);
-  pack(rows, filled, d, grads_down);
-  copy_rows(head.k, head.stride, n, filled, d, keys);
-  copy_rows(head.v, head.stride, n, filled, d, values);
+  const Rows<E> queries{head.q, head.stride, n}, grads{grad, out_stride, n};
+  pack_transposed(queries, filled, d, queries_across);
+  pack(queries, filled, d, queries_down);
+  pack_transposed(grads, filled, d, grads_across);
+  pack(grads, filled, d, grads_down);
+  copy(Rows<E>{head.k, head.stride, n}, filled, d, keys);
+  copy(Rows<E>{head.v, head.stride, n}, filled, d, values);
   for (int64_t i = 0; i < n; ++i) deltas[i] = dot(grad + i * out_stride, out + i * out_stride, d);
   std::copy_n(log_sums, n, logs);
   std::fill(deltas + n, deltas + filled, 0.0f);
@@ -246,11 +274,13 @@ void attend_backward(
     // dQᵀ [d, L] += Kᵀ dSᵀ over the blocks.
     for (int64_t i = 0; i < block; ++i)
       for (int64_t j = 0; j < d; ++j) keys_across[j * block + i] = keys[(first + i) * d + j];
-    pack(slopes, block, filled, slopes_down);
+    pack(Rows<E>{slopes, filled, block}, block, filled, slopes_down);
     product(d, filled, block, keys_across, block, slopes_down, query_sums, first > 0);
   }
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < d; ++j) store(query_sums[j * filled + i], &dq[i * head.stride + j]);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < d; ++j) sums[j] = query_sums[j * filled + i];
+    write_scaled(sums, d, 1.0f, dq + i * head.stride);
+  }
 }
 
 #define MAKE(E)                                                              \

@@ -20,7 +20,7 @@ struct Head {
 };
 
 // Writes softmax(Q Kᵀ / √d) V to `out` (rows `out_stride` apart) and, if asked, the
-// logarithm of each row's sum to `log_sums` [L], which the backward pass needs.
+// logarithm to base 2 of each row's sum to `log_sums` [L], which the backward pass needs.
 template <class E>
 void attend(const Head<E>& head, E* out, int64_t out_stride, float* log_sums);
 

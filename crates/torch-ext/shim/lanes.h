@@ -1,5 +1,6 @@
-// Loops over contiguous numbers that the compiler turns into vector code: plain
-// C++, compiled once for each level of x86-64 and chosen when the program starts.
+// Sixteen numbers at a time: vectors of the compiler's own kind, compiled once for
+// each level of x86-64 and chosen when the program starts. Sums are taken lane by
+// lane, so that no result depends on how wide the processor's vectors are.
 #pragma once
 
 #include <cstdint>
@@ -10,68 +11,102 @@
 #else
 #define QUARRY_LANES
 #endif
+// What a function with QUARRY_LANES calls must become part of it.
+#define QUARRY_INLINE inline __attribute__((always_inline))
 
 namespace quarry {
 
 // A bfloat16 as it lies in memory: the upper half of a float.
 using Bf16 = uint16_t;
 
-inline float load(float x) { return x; }
+constexpr int64_t LANE = 16;
+using Floats = float __attribute__((vector_size(LANE * sizeof(float))));
+using Words = uint32_t __attribute__((vector_size(LANE * sizeof(uint32_t))));
+using Halves = uint16_t __attribute__((vector_size(LANE * sizeof(uint16_t))));
 
-inline float load(Bf16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x) << 16;
-  float y;
-  memcpy(&y, &bits, sizeof y);
-  return y;
+template <class To, class From>
+QUARRY_INLINE To bits_of(From from) {
+  To to;
+  static_assert(sizeof to == sizeof from, "as many bits");
+  memcpy(&to, &from, sizeof to);
+  return to;
 }
 
-inline void store(float x, float* to) { *to = x; }
+QUARRY_INLINE Floats load(const float* from) {
+  Floats x;
+  memcpy(&x, from, sizeof x);
+  return x;
+}
+
+QUARRY_INLINE Floats load(const Bf16* from) {
+  Halves x;
+  memcpy(&x, from, sizeof x);
+  return bits_of<Floats>(__builtin_convertvector(x, Words) << 16);
+}
+
+QUARRY_INLINE void store(Floats x, float* to) { memcpy(to, &x, sizeof x); }
 
 // Rounds to the nearest, ties to even, as libtorch does; what is no number stays none.
-inline void store(float x, Bf16* to) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  *to = static_cast<Bf16>(x != x ? 0x7fc0u : rounded);
+QUARRY_INLINE void store(Floats x, Bf16* to) {
+  const Words bits = bits_of<Words>(x);
+  const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Words none = Words{} + 0x7fc0u;
+  const Halves y = __builtin_convertvector(x != x ? none : rounded, Halves);
+  memcpy(to, &y, sizeof y);
 }
 
 // Rounds what the next product reads, and nobody else: half a unit goes up.
-inline void store_near(float x, float* to) { *to = x; }
+QUARRY_INLINE void store_near(Floats x, float* to) { store(x, to); }
 
-inline void store_near(float x, Bf16* to) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  *to = static_cast<Bf16>((bits + 0x8000u) >> 16);
+QUARRY_INLINE void store_near(Floats x, Bf16* to) {
+  const Halves y = __builtin_convertvector((bits_of<Words>(x) + 0x8000u) >> 16, Halves);
+  memcpy(to, &y, sizeof y);
 }
 
-// (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, as exact as a number of kind E can show:
+QUARRY_INLINE float sum_of(Floats x) {
+  float half[8], quarter[4];
+  for (int i = 0; i < 8; ++i) half[i] = x[i] + x[i + 8];
+  for (int i = 0; i < 4; ++i) quarter[i] = half[i] + half[i + 4];
+  return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+}
+
+QUARRY_INLINE float max_of(Floats x) {
+  float most = x[0];
+  for (int i = 1; i < LANE; ++i) most = x[i] > most ? x[i] : most;
+  return most;
+}
+
+// log2 e: e^x is 2^(x log2 e).
+constexpr float LOG2_E = 1.44269504f;
+
+// 2^f for |f| <= 1/2, as exact as a number of the second argument's kind can show:
 // 2 units in the last place of a float (Cephes), 2^-14 for bfloat16 (Taylor).
-inline float exponential_tail(float r, float) {
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
+QUARRY_INLINE Floats power_of_fraction(Floats f, float) {
+  const Floats r = f * 0.693147181f;
+  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
-  return p * r + 5.0000001201e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return p * r * r + r + 1.0f;
 }
 
-inline float exponential_tail(float r, Bf16) { return (4.1666667e-2f * r + 1.6666667e-1f) * r + 0.5f; }
+QUARRY_INLINE Floats power_of_fraction(Floats f, Bf16) {
+  Floats p = f * 9.6181291e-3f + 5.5504109e-2f;
+  p = p * f + 2.4022651e-1f;
+  p = p * f + 6.9314718e-1f;
+  return p * f + 1.0f;
+}
 
-// e^x for x <= 88 as exact as E can show; e^-87 below -87.
+// 2^t for t <= 126, as exact as E can show; 2^-125 below -125.
 template <class E>
-inline float exponential(float x) {
-  const float clamped = x < -87.0f ? -87.0f : x;
+QUARRY_INLINE Floats power_of_two(Floats t) {
+  const Floats least = bits_of<Floats>(Words{} + 0xc2fa0000u);  // -125
+  const Floats clamped = t < least ? least : t;
   // Adding 1.5 * 2^23 leaves the nearest whole number in the lower bits.
-  const float shifted = clamped * 1.44269504f + 12582912.0f;
-  const float n = shifted - 12582912.0f;
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  const float p = exponential_tail(r, E(0)) * r * r + r + 1.0f;
-  int32_t power;
-  memcpy(&power, &shifted, sizeof power);
-  const uint32_t bits = (static_cast<uint32_t>(power) + 127u) << 23;
-  float scale;
-  memcpy(&scale, &bits, sizeof scale);
-  return p * scale;
+  const Floats shifted = clamped + 12582912.0f;
+  const Floats p = power_of_fraction(clamped - (shifted - 12582912.0f), E(0));
+  return p * bits_of<Floats>((bits_of<Words>(shifted) + 127u) << 23);
 }
 
 }  // namespace quarry

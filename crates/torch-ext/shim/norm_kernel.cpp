@@ -14,24 +14,45 @@ namespace {
 // Rows that are worth waking a thread for.
 constexpr int64_t GRAIN = 64;
 
-// Both passes over a row find it in the first cache.
+// The passes over a row find it in the first cache; `z` has room for whole vectors.
 #define MAKE(E)                                                                          \
   QUARRY_LANES void normalize_sum(                                                       \
       const E* x, const E* y, const float* weight, const float* bias, float epsilon,     \
       int64_t width, float* z, E* out) {                                                 \
-    float sum = 0;                                                                       \
-    _Pragma("omp simd reduction(+ : sum)")                                               \
-    for (int64_t i = 0; i < width; ++i) {                                                \
-      z[i] = load(x[i]) + load(y[i]);                                                    \
-      sum += z[i];                                                                       \
+    const int64_t whole = width / LANE * LANE;                                           \
+    Floats sums = {};                                                                    \
+    for (int64_t i = 0; i < whole; i += LANE) {                                          \
+      const Floats both = load(x + i) + load(y + i);                                     \
+      sums += both;                                                                      \
+      store(both, z + i);                                                                \
     }                                                                                    \
-    const float mean = sum / static_cast<float>(width);                                  \
-    float squares = 0;                                                                   \
-    _Pragma("omp simd reduction(+ : squares)")                                           \
-    for (int64_t i = 0; i < width; ++i) squares += (z[i] - mean) * (z[i] - mean);        \
-    const float scale = 1.0f / std::sqrt(squares / static_cast<float>(width) + epsilon); \
-    for (int64_t i = 0; i < width; ++i)                                                  \
-      store((z[i] - mean) * scale * weight[i] + bias[i], &out[i]);                       \
+    if (whole < width) {                                                                 \
+      E a[LANE] = {}, b[LANE] = {};                                                      \
+      std::copy(x + whole, x + width, a);                                                \
+      std::copy(y + whole, y + width, b);                                                \
+      const Floats both = load(a) + load(b);                                             \
+      sums += both;                                                                      \
+      store(both, z + whole);                                                            \
+    }                                                                                    \
+    const float mean = sum_of(sums) / static_cast<float>(width);                         \
+    Floats squares = {};                                                                 \
+    for (int64_t i = 0; i < whole; i += LANE) {                                          \
+      const Floats off = load(z + i) - mean;                                             \
+      squares += off * off;                                                              \
+    }                                                                                    \
+    float spread = sum_of(squares);                                                      \
+    for (int64_t i = whole; i < width; ++i) spread += (z[i] - mean) * (z[i] - mean);     \
+    const float scale = 1.0f / std::sqrt(spread / static_cast<float>(width) + epsilon);  \
+    for (int64_t i = 0; i < whole; i += LANE)                                            \
+      store((load(z + i) - mean) * scale * load(weight + i) + load(bias + i), out + i);  \
+    if (whole < width) {                                                                 \
+      float w[LANE] = {}, b[LANE] = {};                                                  \
+      E rounded[LANE];                                                                   \
+      std::copy(weight + whole, weight + width, w);                                      \
+      std::copy(bias + whole, bias + width, b);                                          \
+      store((load(z + whole) - mean) * scale * load(w) + load(b), rounded);              \
+      std::copy(rounded, rounded + (width - whole), out + whole);                        \
+    }                                                                                    \
   }
 MAKE(float)
 MAKE(Bf16)
@@ -44,7 +65,7 @@ void add_norm(
     const E* x, const E* y, const float* weight, const float* bias, float epsilon, int64_t rows,
     int64_t width, E* out) {
   at::parallel_for(0, rows, GRAIN, [&](int64_t begin, int64_t end) {
-    std::vector<float> z(width);
+    std::vector<float> z(width + LANE);
     for (int64_t row = begin; row < end; ++row)
       normalize_sum(
           x + row * width, y + row * width, weight, bias, epsilon, width, z.data(),

@@ -56,6 +56,9 @@ pub struct EncodeArgs {
     /// Threads; 0 takes every core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// Print texts and seconds (the model's loading apart) as one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
@@ -91,6 +94,10 @@ pub fn execute(args: &EncodeArgs) -> Result<ExitCode> {
         &rows,
     )?;
     let seconds = started.elapsed().as_secs_f64();
+    if args.json {
+        let told = serde_json::json!({ "texts": ids.len(), "seconds": seconds });
+        println!("{told}");
+    }
     eprintln!(
         "encoded {} texts in {seconds:.1} s, {:.1} texts/s, to {}",
         ids.len(),

@@ -1,0 +1,25 @@
+"""Arithmetic that an encoder of the BERT family cannot avoid."""
+
+import json
+from pathlib import Path
+
+
+def flops(model, lengths):
+    """Multiply-adds counted as two, of one forward pass over sequences of `lengths`
+    tokens without padding: linear layers, scores and weighted sums of attention."""
+    config = json.loads((Path(model) / "config.json").read_text())
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    layers = config["num_hidden_layers"]
+    per_token = 2 * (4 * width * width + 2 * width * inner)
+    per_pair = 4 * width
+    return layers * sum(n * per_token + n * n * per_pair for n in lengths)
+
+
+def lengths_of(model, texts, longest):
+    """Tokens of each text, specials included, cut at `longest`."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(longest)
+    return [len(e.ids) for e in tokenizer.encode_batch(texts)]

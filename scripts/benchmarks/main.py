@@ -1,0 +1,179 @@
+"""Runs the contenders in turn and prints what scripts/bench promises."""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import floors
+import peers
+import quarry
+
+MODEL = Path(".deps/models/all-MiniLM-L6-v2")
+
+# contender: (what runs it, dtype); ratios: (ours, theirs, goal).
+SUITES = {
+    "encode": (
+        ["peak:bf16", "peak:f32", "quarry:bf16", "quarry:f32", "encode-st:f32", "encode-st:bf16", "encode-ort:f32"],
+        [
+            ("quarry:bf16", "encode-st:f32", 3.0),
+            ("quarry:bf16", "encode-st:bf16", 1.6),
+            ("quarry:bf16", "encode-ort:f32", 2.0),
+            ("quarry:f32", "encode-ort:f32", 1.3),
+        ],
+    ),
+    "refresh": (
+        ["quarry:bf16", "refresh:f32", "refresh:bf16"],
+        [("quarry:bf16", "refresh:f32", 3.0)],
+    ),
+    "train": (
+        ["peak:bf16", "quarry:bf16", "quarry:f32", "train:bf16", "train:f32"],
+        [("quarry:bf16", "train:bf16", 2.0), ("quarry:f32", "train:f32", 1.5)],
+    ),
+}  # fmt: skip
+OURS = {"encode": quarry.encode, "refresh": quarry.refresh, "train": quarry.train}
+
+
+def peer(args, contender):
+    command = [
+        sys.executable, Path(__file__).with_name("peers.py"), contender,
+        "--model", args.model, "--threads", args.threads, "--texts", args.texts,
+        "--data", args.data, "--output", args.work / "peer.npy", "--steps", args.steps,
+        "--warmup", args.warmup, "--length", args.length, "--seed", args.seed,
+    ]  # fmt: skip
+    log = args.work / f"{contender.replace(':', '-')}.log"
+    with open(log, "w", encoding="utf-8") as errors:
+        done = subprocess.run(
+            [str(part) for part in command], stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    if done.returncode != 0:
+        raise SystemExit(f"bench: {contender} failed, see {log}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(args, suite):
+    """One list of results a contender, one result a round, contenders in turn."""
+    contenders, _ = SUITES[suite]
+    found = {contender: [] for contender in contenders}
+    for turn in range(args.rounds):
+        for contender in contenders:
+            name, _, dtype = contender.partition(":")
+            result = OURS[suite](args, dtype) if name == "quarry" else peer(args, contender)
+            found[contender].append(result)
+            rate = result.get("flops", 0) / 1e9 or result["texts"] / result["seconds"]
+            print(f"round {turn + 1} {suite:8} {contender:16} {rate:9.1f}", file=sys.stderr)
+    return found
+
+
+def ratios(suite, found):
+    """Of each pair, round by round: how many times faster ours was."""
+    rows = []
+    for ours, theirs, goal in SUITES[suite][1]:
+        rates = [
+            (a["texts"] / a["seconds"]) / (b["texts"] / b["seconds"])
+            if suite != "refresh"
+            else b["seconds"] / a["seconds"]
+            for a, b in zip(found[ours], found[theirs])
+        ]
+        rows.append({"ours": ours, "theirs": theirs, "goal": goal, "ratios": rates})
+    return rows
+
+
+def shares(args, suite, found):
+    """Useful FLOP/s of Quarry over the fastest product the machine does, round by round."""
+    if suite == "refresh":
+        return []
+    texts = list(peers.texts_of(args.texts))
+    longest = 256 if suite == "encode" else args.length
+    work = floors.flops(args.model, floors.lengths_of(args.model, texts, longest)) / len(texts)
+    if suite == "train":
+        # Forward and twice that backward, of a question as well.
+        positives = peers.judgements(args.data, "train")
+        _, questions = peers.questions_of(args.data, positives)
+        work += floors.flops(args.model, floors.lengths_of(args.model, questions, 64)) / len(questions)
+        work *= 3
+    rows = []
+    for dtype in ("bf16", "f32"):
+        if f"peak:{dtype}" in found:
+            of_peak = [
+                work * ours["texts"] / ours["seconds"] / top["flops"]
+                for ours, top in zip(found[f"quarry:{dtype}"], found[f"peak:{dtype}"])
+            ]
+            rows.append({"dtype": dtype, "share": of_peak})
+    return rows
+
+
+def show(suite, report):
+    print(f"\n{suite}")
+    for contender, results in report["results"].items():
+        rates = [r.get("flops", 0) / 1e9 or r["texts"] / r["seconds"] for r in results]
+        if suite == "refresh":
+            rates = [r["seconds"] for r in results]
+        unit = {"refresh": "s", "train": "pairs/s"}.get(suite, "texts/s")
+        unit = "GFLOP/s" if contender.startswith("peak") else unit
+        print(f"  {contender:18}{'  '.join(f'{rate:8.1f}' for rate in rates)}  {unit}")
+    for row in report["ratios"]:
+        line = "  ".join(f"{ratio:5.2f}" for ratio in row["ratios"])
+        middle = statistics.median(row["ratios"])
+        print(f"  {row['ours']} / {row['theirs']:16}{line}  median {middle:.2f}, goal {row['goal']}")
+    for row in report["shares"]:
+        line = "  ".join(f"{share:5.2f}" for share in row["share"])
+        print(f"  useful FLOP/s of the {row['dtype']} gemm peak  {line}")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("suites", nargs="*", help="encode, refresh, train (all)")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--data", type=Path, default=Path("data/squad-mini"))
+    parser.add_argument("--passages", type=int, default=0, help="of encode; 0 takes all")
+    parser.add_argument("--length", type=int, default=160, help="tokens of a passage in train")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--warmup", type=int, default=3, help="steps of train that are not timed")
+    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="file for every figure")
+    args = parser.parse_args()
+    args.work = Path("target/bench")
+    args.work.mkdir(parents=True, exist_ok=True)
+    args.texts = passages(args)
+    unknown = set(args.suites) - set(SUITES)
+    if unknown:
+        parser.error(f"unknown suite {', '.join(sorted(unknown))}: choose from {', '.join(SUITES)}")
+    reports = {}
+    for suite in args.suites or SUITES:
+        found = measure(args, suite)
+        reports[suite] = {
+            "results": found,
+            "ratios": ratios(suite, found),
+            "shares": shares(args, suite, found),
+        }
+        show(suite, reports[suite])
+    if args.json:
+        setting = {"threads": args.threads, "data": str(args.data), "machine": machine()}
+        args.json.write_text(json.dumps({"setting": setting, **reports}, indent=1))
+
+
+def passages(args):
+    """The passages to encode, as a file that every contender reads."""
+    import gzip
+
+    path = args.work / "passages.jsonl"
+    with gzip.open(args.data / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
+        kept = list(lines)[: args.passages or None]
+    path.write_text("".join(kept), encoding="utf-8")
+    return path
+
+
+def machine():
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {"processor": names[0] if names else platform.processor(), "cores": len(names)}
+
+
+if __name__ == "__main__":
+    main()

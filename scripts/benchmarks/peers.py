@@ -1,0 +1,260 @@
+"""What Quarry is timed beside: one contender a call, one JSON object on standard output.
+
+    python peers.py CONTENDER --threads N --model DIR [--texts FILE | --data DIR]
+
+Each does what its users do, with the settings its documentation gives; loading the
+model is not timed, reading texts, tokenising and writing are.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import resource
+import time
+from pathlib import Path
+
+
+def texts_of(path):
+    """Title and text of every line, as Quarry joins them."""
+    opened = gzip.open if str(path).endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            yield " ".join(part for part in (row.get("title"), row["text"]) if part)
+
+
+def sentence_transformer(args, dtype):
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(args.threads)
+    kwargs = {"dtype": torch.bfloat16} if dtype == "bf16" else {}
+    return SentenceTransformer(str(args.model), device="cpu", model_kwargs=kwargs)
+
+
+def encode_sentence_transformers(args, dtype):
+    import numpy
+
+    model = sentence_transformer(args, dtype)
+    model.encode(["warm up"] * 4)
+    start = time.perf_counter()
+    texts = list(texts_of(args.texts))
+    vectors = model.encode(texts, batch_size=32, convert_to_numpy=True)
+    numpy.save(args.output, vectors.astype("float32"))
+    return {"seconds": time.perf_counter() - start, "texts": len(texts)}
+
+
+def encode_onnxruntime(args):
+    """The graph that torch exports, sorted by length in batches of 32, mean pooling."""
+    import numpy
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    graph = args.output.with_suffix(".onnx")
+    if not graph.exists():
+        export_onnx(args.model, graph)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = args.threads
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    tokenizer.enable_truncation(256)
+    tokenizer.enable_padding()
+    start = time.perf_counter()
+    texts = list(texts_of(args.texts))
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    vectors = None
+    for first in range(0, len(order), 32):
+        places = order[first : first + 32]
+        batch = tokenizer.encode_batch([texts[i] for i in places])
+        ids = numpy.array([e.ids for e in batch], dtype="int64")
+        mask = numpy.array([e.attention_mask for e in batch], dtype="int64")
+        (states,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
+        sums = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+        sums /= numpy.linalg.norm(sums, axis=1, keepdims=True)
+        if vectors is None:
+            vectors = numpy.empty((len(texts), sums.shape[1]), dtype="float32")
+        vectors[places] = sums
+    numpy.save(args.output, vectors)
+    return {"seconds": time.perf_counter() - start, "texts": len(texts)}
+
+
+def export_onnx(model, graph):
+    import torch
+    from transformers import AutoModel
+
+    class States(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = AutoModel.from_pretrained(model, attn_implementation="eager")
+
+        def forward(self, input_ids, attention_mask):
+            return self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+
+    ids = torch.ones(2, 8, dtype=torch.long)
+    axes = {0: "batch", 1: "length"}
+    torch.onnx.export(
+        States().eval(),
+        (ids, ids),
+        str(graph),
+        input_names=["input_ids", "attention_mask"],
+        output_names=["states"],
+        dynamic_axes={"input_ids": axes, "attention_mask": axes, "states": axes},
+        opset_version=17,
+        dynamo=False,
+    )
+
+
+def refresh(args, dtype):
+    """Corpus and training questions to negatives: what ANCE's users write in Python."""
+    import faiss
+
+    faiss.omp_set_num_threads(args.threads)
+    model = sentence_transformer(args, dtype)
+    model.encode(["warm up"] * 4)
+    start = time.perf_counter()
+    passages = list(texts_of(args.data / "corpus.jsonl.gz"))
+    positives = judgements(args.data, "train")
+    ids, questions = questions_of(args.data, positives)
+    encoding = time.perf_counter()
+    corpus = model.encode(passages, batch_size=32)
+    queries = model.encode(questions, batch_size=32)
+    encoding = time.perf_counter() - encoding
+    index = faiss.IndexFlatIP(corpus.shape[1])
+    index.add(corpus.astype("float32"))
+    _, found = index.search(queries.astype("float32"), 200)
+    names = passage_ids(args.data)
+    with open(args.output.with_suffix(".jsonl"), "w", encoding="utf-8") as out:
+        for query, row in zip(ids, found):
+            kept = [names[i] for i in row if names[i] not in positives[query]]
+            out.write(json.dumps({"query": query, "negatives": kept}) + "\n")
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "encoding": encoding, "texts": len(passages) + len(questions)}
+
+
+def passage_ids(data):
+    with gzip.open(data / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line)["_id"] for line in lines]
+
+
+def judgements(data, split):
+    positives = {}
+    with open(data / "qrels" / f"{split}.tsv", encoding="utf-8") as lines:
+        next(lines)
+        for line in lines:
+            query, passage, relevance = line.split("\t")
+            if int(relevance) > 0:
+                positives.setdefault(query, set()).add(passage)
+    return positives
+
+
+def questions_of(data, positives):
+    ids, questions = [], []
+    with gzip.open(data / "queries.jsonl.gz", "rt", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if row["_id"] in positives:
+                ids.append(row["_id"])
+                questions.append(row["text"])
+    return ids, questions
+
+
+def train(args, dtype):
+    """Steps of sentence-transformers' trainer with in-batch negatives."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+        losses,
+    )
+    from transformers import TrainerCallback
+
+    model = sentence_transformer(args, "f32")
+    model.max_seq_length = args.length
+    positives = judgements(args.data, "train")
+    texts = dict(zip(passage_ids(args.data), texts_of(args.data / "corpus.jsonl.gz")))
+    ids, questions = questions_of(args.data, positives)
+    rows = Dataset.from_dict(
+        {"anchor": questions, "positive": [texts[min(positives[i])] for i in ids]}
+    )
+
+    class Clock(TrainerCallback):
+        ends = []
+
+        def on_step_end(self, *_, **__):
+            self.ends.append(time.perf_counter())
+
+    settings = SentenceTransformerTrainingArguments(
+        output_dir=str(args.output.with_suffix(".train")),
+        max_steps=args.steps,
+        per_device_train_batch_size=32,
+        learning_rate=3e-5,
+        bf16=dtype == "bf16",
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        batch_sampler="no_duplicates",
+        seed=args.seed,
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=settings,
+        train_dataset=rows,
+        loss=losses.MultipleNegativesRankingLoss(model),
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    # The first steps meet cold caches and compile kernels.
+    timed = Clock.ends[args.warmup - 1 :]
+    return {"seconds": timed[-1] - timed[0], "texts": 32 * (len(timed) - 1)}
+
+
+def peak(args, dtype):
+    """The fastest matrix product libtorch does on this machine, FLOP/s."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    best = 0.0
+    for rows, inner, columns in [(1024, 1536, 1536), (2048, 2048, 2048), (1024, 384, 1536)]:
+        x, w = torch.randn(rows, inner).to(kind), torch.randn(columns, inner).to(kind)
+        for _ in range(40):
+            start = time.perf_counter()
+            torch.nn.functional.linear(x, w)
+            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
+    return {"seconds": 1.0, "texts": 1, "flops": best}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("contender")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--texts", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--length", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    name, _, dtype = args.contender.partition(":")
+    run = {
+        "encode-st": lambda: encode_sentence_transformers(args, dtype),
+        "encode-ort": lambda: encode_onnxruntime(args),
+        "refresh": lambda: refresh(args, dtype),
+        "train": lambda: train(args, dtype),
+        "peak": lambda: peak(args, dtype),
+    }[name]
+    found = run()
+    found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
