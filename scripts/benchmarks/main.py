@@ -27,7 +27,7 @@ SUITES = {
     ),
     "refresh": (
         ["quarry:bf16", "refresh:f32", "refresh:bf16"],
-        [("quarry:bf16", "refresh:f32", 3.0)],
+        [("quarry:bf16", "refresh:f32", 3.0), ("quarry:bf16", "refresh:bf16", None)],
     ),
     "train": (
         ["peak:bf16", "quarry:bf16", "quarry:f32", "train:bf16", "train:f32"],
@@ -65,7 +65,21 @@ def measure(args, suite):
             found[contender].append(result)
             rate = result.get("flops", 0) / 1e9 or result["texts"] / result["seconds"]
             print(f"round {turn + 1} {suite:8} {contender:16} {rate:9.1f}", file=sys.stderr)
+            if contender.startswith("encode-"):
+                agree(args.work, contender)
     return found
+
+
+def agree(work, contender):
+    """What was fast must also be right: the vectors of Quarry and its peer are the same."""
+    import numpy
+    from safetensors.numpy import load_file
+
+    ours = load_file(work / "quarry.safetensors")["embeddings"]
+    theirs = numpy.load(work / "peer.npy")
+    lowest = float((ours * theirs).sum(1).min())
+    if not lowest > 0.999:
+        raise SystemExit(f"bench: {contender} has other vectors: cosine {lowest}")
 
 
 def ratios(suite, found):
@@ -118,7 +132,8 @@ def show(suite, report):
     for row in report["ratios"]:
         line = "  ".join(f"{ratio:5.2f}" for ratio in row["ratios"])
         middle = statistics.median(row["ratios"])
-        print(f"  {row['ours']} / {row['theirs']:16}{line}  median {middle:.2f}, goal {row['goal']}")
+        print(f"  {row['ours']} / {row['theirs']:16}{line}  median {middle:.2f}"
+              + (f", goal {row['goal']}" if row["goal"] else ""))
     for row in report["shares"]:
         line = "  ".join(f"{share:5.2f}" for share in row["share"])
         print(f"  useful FLOP/s of the {row['dtype']} gemm peak  {line}")

@@ -8,6 +8,7 @@ model is not timed, reading texts, tokenising and writing are.
 
 import argparse
 import gzip
+import hashlib
 import json
 import os
 import resource
@@ -51,7 +52,8 @@ def encode_onnxruntime(args):
     import onnxruntime
     from tokenizers import Tokenizer
 
-    graph = args.output.with_suffix(".onnx")
+    weights = (args.model / "model.safetensors").read_bytes()
+    graph = args.output.with_name(f"{hashlib.sha256(weights).hexdigest()[:12]}.onnx")
     if not graph.exists():
         export_onnx(args.model, graph)
     options = onnxruntime.SessionOptions()
@@ -162,6 +164,7 @@ def questions_of(data, positives):
 
 def train(args, dtype):
     """Steps of sentence-transformers' trainer with in-batch negatives."""
+    import torch
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformerTrainer,
@@ -170,7 +173,13 @@ def train(args, dtype):
     )
     from transformers import TrainerCallback
 
-    model = sentence_transformer(args, "f32")
+    # Quarry's recipes drop no attention probabilities, so that fused kernels may run: as here.
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(args.threads)
+    model = SentenceTransformer(
+        str(args.model), device="cpu", config_kwargs={"attention_probs_dropout_prob": 0.0}
+    )
     model.max_seq_length = args.length
     positives = judgements(args.data, "train")
     texts = dict(zip(passage_ids(args.data), texts_of(args.data / "corpus.jsonl.gz")))

@@ -10,7 +10,7 @@ BIN = Path("target/debug")
 
 
 def timed(command, log):
-    """Runs to the end; wall seconds, peak resident MiB and standard output."""
+    """Runs to the end; wall seconds and standard output."""
     start = time.perf_counter()
     with open(log, "w", encoding="utf-8") as errors:
         child = subprocess.Popen(
@@ -35,8 +35,9 @@ def encode(args, dtype):
     return {"seconds": found["seconds"], "texts": found["texts"]}
 
 
-def refresh(args, _dtype):
-    """Generation 1, mined with the untouched model by one inferencer; no trainer runs."""
+def refresh(args, dtype):
+    """Generation 1, mined with the untouched model by one inferencer; no trainer runs.
+    From opened to published: the collection was tokenised once, by `quarry prepare`."""
     store = args.work / "refresh"
     shutil.rmtree(store, ignore_errors=True)
     log = args.work / "refresh.log"
@@ -44,6 +45,7 @@ def refresh(args, _dtype):
         [
             BIN / "quarry", "prepare", "--data", args.data, "--model", args.model,
             "--store", store, "--recipe", "recipes/ance.toml",
+            "--set", f'model.precision="{dtype}"',
         ],
         log,
     )  # fmt: skip
@@ -55,6 +57,7 @@ def refresh(args, _dtype):
     inferencer = None
     try:
         while not port.exists():
+            alive(coordinator, args.work)
             time.sleep(0.1)
         url = f"http://{port.read_text().strip()}"
         inferencer = subprocess.Popen(
@@ -64,7 +67,7 @@ def refresh(args, _dtype):
             ],
             stderr=open(args.work / "inferencer.log", "w", encoding="utf-8"),
         )  # fmt: skip
-        generation = dense_generation(url, args.work)
+        generation = dense_generation(url, args.work, inferencer)
     finally:
         for child in (inferencer, coordinator):
             if child:
@@ -73,9 +76,15 @@ def refresh(args, _dtype):
     return {"seconds": generation["seconds"], "texts": 1}
 
 
-def dense_generation(url, work):
+def alive(child, work):
+    if child.poll() is not None:
+        raise SystemExit(f"bench: {child.args[0]} has ended, see the logs in {work}")
+
+
+def dense_generation(url, work, inferencer):
     """The first generation mined with a model, once it is published."""
     while True:
+        alive(inferencer, work)
         _, printed = timed(
             [BIN / "quarry", "generations", "--coordinator", url, "--json"], work / "wait.log"
         )

@@ -211,15 +211,13 @@ fn another_initial_model_than_that_of_the_run_is_refused() {
     assert!(refused.contains("run.json says"), "{refused}");
 }
 
-/// Libtorch's fused attention gives finite outputs for scores that are not
-/// numbers, so a damaged key shows in the gradients alone.
 #[test]
 fn a_number_that_is_none_stops_the_run_before_it_is_published() {
     let _turn = turn();
-    for (damaged, what) in [
-        ("embeddings.word_embeddings.weight", "loss"),
-        ("encoder.layer.1.output.dense.bias", "loss"),
-        ("encoder.layer.1.attention.self.key.bias", "gradient norm"),
+    for damaged in [
+        "embeddings.word_embeddings.weight",
+        "encoder.layer.1.output.dense.bias",
+        "encoder.layer.1.attention.self.key.bias",
     ] {
         let run = TinyRun::with_model(
             |_| {},
@@ -237,8 +235,8 @@ fn a_number_that_is_none_stops_the_run_before_it_is_published() {
         let refused = train(&run, &run.options(&stub.url()))
             .unwrap_err()
             .to_string();
-        let said = format!("step 0: the {what} is NaN");
-        assert!(refused.contains(&said), "{damaged}: {refused}");
+        let said = "step 0: the loss is NaN";
+        assert!(refused.contains(said), "{damaged}: {refused}");
         assert!(refused.contains("lower train.learning_rate"), "{refused}");
         assert!(script.heard().checkpoints.is_empty());
         assert!(run.lines().is_empty());

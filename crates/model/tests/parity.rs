@@ -3,7 +3,7 @@
 
 mod support;
 
-use quarry_model::{DualEncoder, PackedBatch, Pooling, Precision};
+use quarry_model::{Dropout, DualEncoder, PackedBatch, Pooling, Precision};
 use support::{FAMILIES, data, expected, flat, load, max_difference, min_cosine, options};
 use tch::{Kind, Tensor};
 
@@ -19,6 +19,23 @@ fn vectors_equal_transformers() {
             let difference = max_difference(&flat(&found), &expected.vectors(key));
             assert!(difference <= 1e-5, "{family} {key}: {difference}");
         }
+    }
+}
+
+/// Dropout of attention probabilities, here so rare that none is dropped, takes the way
+/// of libtorch's own operations, as do processors without the packed kernel.
+#[test]
+fn vectors_equal_transformers_without_the_packed_kernel_too() {
+    let never = Dropout {
+        hidden: 0.0,
+        attention: 1e-9,
+    };
+    for family in FAMILIES {
+        let expected = expected(family);
+        let model = load(family, Pooling::Mean);
+        let found = model.query().embed(&expected.batch(), Some(never)).unwrap();
+        let difference = max_difference(&flat(&found), &expected.vectors("mean"));
+        assert!(difference <= 1e-5, "{family}: {difference}");
     }
 }
 
@@ -122,6 +139,39 @@ fn encode_follows_the_input_order_whatever_the_budget() {
     contents.reverse();
     let reversed: Vec<f32> = wanted.chunks(32).rev().flatten().copied().collect();
     assert!(max_difference(&encode(&contents, 20), &reversed) <= 1e-5);
+}
+
+#[test]
+fn encoding_gives_the_same_bits_on_any_number_of_threads() {
+    let expected = expected("bert");
+    let contents: Vec<&[u32]> = expected.contents.iter().map(Vec::as_slice).collect();
+    let before = tch::get_num_threads();
+    for trainable in [false, true] {
+        let options = options(Pooling::Mean, Precision::F32, trainable);
+        let model = DualEncoder::load(&data("bert"), &options).unwrap();
+        let encode = |threads: i32, contents: &[&[u32]]| {
+            tch::set_num_threads(threads);
+            let encoder = model.query();
+            encoder.encode(contents, expected.specials, 38, 20, &mut |_| {})
+        };
+        let alone = encode(1, &contents).unwrap();
+        for threads in [2, 3, 64] {
+            assert_eq!(
+                encode(threads, &contents).unwrap(),
+                alone,
+                "{threads} threads"
+            );
+        }
+        // The failure of one thread's batch is told, and ends the others.
+        let strange = [999_999];
+        let mut damaged = contents.clone();
+        damaged[1] = &strange;
+        for threads in [1, 3] {
+            let refused = encode(threads, &damaged).unwrap_err().to_string();
+            assert!(refused.contains("999999"), "{refused}");
+        }
+    }
+    tch::set_num_threads(before);
 }
 
 #[test]

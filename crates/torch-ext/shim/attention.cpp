@@ -4,6 +4,7 @@
 #include "lanes.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/native/CPUBlas.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <vector>
@@ -20,16 +21,25 @@ E* elements(const Tensor& t) {
   return static_cast<E*>(t.data_ptr());
 }
 
+// oneDNN's block kernels leave a processor's matrix unit (AMX) set up for their last
+// shape; other operations expect it released.
+struct ReleaseUnit {
+  ~ReleaseUnit() { at::native::cpublas::brgemm_release(); }
+};
+
 // Calls `body` with each sequence's first token and length, and each head, in parallel.
+// Neighbouring items are of one head: sequences come sorted by length, and every
+// thread then has short and long ones.
 template <class Body>
 void for_each_head(const std::vector<int64_t>& lengths, int64_t heads, const Body& body) {
+  const auto count = static_cast<int64_t>(lengths.size());
   std::vector<int64_t> first(lengths.size());
-  for (size_t i = 1; i < lengths.size(); ++i) first[i] = first[i - 1] + lengths[i - 1];
-  const auto items = static_cast<int64_t>(lengths.size()) * heads;
-  at::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
+  for (int64_t i = 1; i < count; ++i) first[i] = first[i - 1] + lengths[i - 1];
+  at::parallel_for(0, count * heads, 1, [&](int64_t begin, int64_t end) {
+    const ReleaseUnit unit;
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t sequence = item / heads;
-      body(first[sequence], lengths[sequence], item % heads);
+      const int64_t sequence = item % count;
+      body(first[sequence], lengths[sequence], item / count);
     }
   });
 }
@@ -88,6 +98,7 @@ struct PackedAttention : torch::autograd::Function<PackedAttention> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    TORCH_CHECK(!at::GradMode::is_enabled(), "packed attention has no second derivative");
     const auto saved = ctx->get_saved_variables();
     const auto lengths = ctx->saved_data["lengths"].toIntVector();
     const auto heads = ctx->saved_data["heads"].toInt();

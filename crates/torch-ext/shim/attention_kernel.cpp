@@ -52,15 +52,15 @@ void copy(const Rows<E>& x, int64_t filled, int64_t d, E* to) {
 // of X^T is a pair of neighbours in X, moved as one word.
 template <class E>
 void pack_transposed(const Rows<E>& x, int64_t filled, int64_t d, E* to) {
-  using Word = uint32_t;
-  const int64_t words = d * static_cast<int64_t>(sizeof(E)) / static_cast<int64_t>(sizeof(Word));
-  auto* out = reinterpret_cast<Word*>(to);
+  constexpr int64_t WORD = sizeof(uint32_t);
+  const int64_t words = d * static_cast<int64_t>(sizeof(E)) / WORD;
+  auto* out = reinterpret_cast<char*>(to);
   for (int64_t i = 0; i < x.count; ++i) {
-    const auto* row = reinterpret_cast<const Word*>(x[i]);
-    for (int64_t j = 0; j < words; ++j) out[j * filled + i] = row[j];
+    const auto* row = reinterpret_cast<const char*>(x[i]);
+    for (int64_t j = 0; j < words; ++j) memcpy(out + (j * filled + i) * WORD, row + j * WORD, WORD);
   }
   for (int64_t i = x.count; i < filled; ++i)
-    for (int64_t j = 0; j < words; ++j) out[j * filled + i] = 0;
+    for (int64_t j = 0; j < words; ++j) memset(out + (j * filled + i) * WORD, 0, WORD);
 }
 
 QUARRY_LANES void interleave(const Bf16* even, const Bf16* odd, int64_t n, uint32_t* to) {

@@ -6,7 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// Older compilers do not know these names; the build's own level must do there.
+#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
 #define QUARRY_LANES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define QUARRY_LANES
@@ -98,11 +99,12 @@ QUARRY_INLINE Floats power_of_fraction(Floats f, Bf16) {
   return p * f + 1.0f;
 }
 
-// 2^t for t <= 126, as exact as E can show; 2^-125 below -125.
+// 2^t, as exact as E can show; 2^-125 below -125 and 2^125 above 125.
 template <class E>
 QUARRY_INLINE Floats power_of_two(Floats t) {
   const Floats least = bits_of<Floats>(Words{} + 0xc2fa0000u);  // -125
-  const Floats clamped = t < least ? least : t;
+  const Floats bounded = t > -least ? -least : t;
+  const Floats clamped = bounded < least ? least : bounded;
   // Adding 1.5 * 2^23 leaves the nearest whole number in the lower bits.
   const Floats shifted = clamped + 12582912.0f;
   const Floats p = power_of_fraction(clamped - (shifted - 12582912.0f), E(0));

@@ -4,11 +4,16 @@
 #include "norm_kernel.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 
 extern "C" char* quarry_add_norm_(
     const at::Tensor* x, const at::Tensor* y, const at::Tensor* weight, const at::Tensor* bias,
     double epsilon) {
   return guarded([&] {
+    for (const at::Tensor* tensor : {x, y, weight, bias})
+      TORCH_CHECK(
+          !at::GradMode::is_enabled() || !tensor->requires_grad(),
+          "a tensor requires a gradient, and there is none");
     const int64_t width = x->size(-1), rows = x->numel() / width;
     const auto* w = weight->const_data_ptr<float>();
     const auto* b = bias->const_data_ptr<float>();
@@ -21,5 +26,6 @@ extern "C" char* quarry_add_norm_(
       auto* to = y->data_ptr<float>();
       quarry::add_norm(x->const_data_ptr<float>(), to, w, b, e, rows, width, to);
     }
+    y->unsafeGetTensorImpl()->bump_version();
   });
 }

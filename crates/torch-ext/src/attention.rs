@@ -58,7 +58,9 @@ impl PackedAttention {
     /// below 1, or libtorch refuses.
     pub fn forward(&self, projections: &Tensor, lengths: &[i64]) -> Result<Tensor, Error> {
         self.check(projections, lengths)?;
-        let projections = projections.contiguous();
+        let projections = projections
+            .f_contiguous()
+            .map_err(|e| Error::argument(FORWARD, e.to_string()))?;
         let mut context = std::ptr::null_mut();
         // SAFETY: kind, shape, layout and lengths were checked, so that the kernel stays
         // inside the tensor, which lives through the call; `context` is adopted once, on

@@ -96,6 +96,17 @@ impl PackedLinear {
         })
     }
 
+    /// The same layer, sharing the weight: a tensor may not be used from two threads,
+    /// two handles on it may.
+    pub fn shallow_clone(&self) -> Self {
+        Self {
+            packed: self.packed.shallow_clone(),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            in_features: self.in_features,
+            kind: self.kind,
+        }
+    }
+
     /// `activation(x Wᵀ + b)`: `[…, in]` → `[…, out]`, of the weight's kind, outside autograd.
     ///
     /// # Errors

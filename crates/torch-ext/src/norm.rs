@@ -14,8 +14,8 @@ const OPERATION: &str = "add_norm";
 /// and `bias` `[h]` in f32. The sum and its statistics are f32 (Ba et al., arXiv 1607.06450).
 ///
 /// # Errors
-/// When kinds, shapes or devices are not as above, a tensor is not contiguous, `y`
-/// requires a gradient, or libtorch refuses.
+/// When kinds, shapes or devices are not as above, a tensor is not contiguous, one
+/// requires a gradient while gradients are on, or libtorch refuses.
 pub fn add_norm(
     x: &Tensor,
     y: Tensor,
@@ -34,8 +34,8 @@ pub fn add_norm(
             y.kind()
         ));
     }
-    if !matches!(y.kind(), Kind::Float | Kind::BFloat16) || y.requires_grad() {
-        return refuse("y is neither f32 nor bf16, or requires a gradient".to_owned());
+    if !matches!(y.kind(), Kind::Float | Kind::BFloat16) {
+        return refuse("y is neither f32 nor bf16".to_owned());
     }
     for scale in [weight, bias] {
         if scale.kind() != Kind::Float || scale.size() != [row] {

@@ -4,8 +4,13 @@
 //! on the sequences alone: the same input gives the same bytes.
 
 use super::Encoder;
+use super::pass::{Pass, check};
+use super::prepared::Prepared;
 use crate::error::ModelError;
 use crate::packed::{PackedBatch, Specials};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use tch::Device;
 
 /// Tokens a batch may hold on a CPU: its states then stay in the caches.
 pub const CPU_TOKEN_BUDGET: usize = 1024;
@@ -13,6 +18,9 @@ pub const CPU_TOKEN_BUDGET: usize = 1024;
 impl Encoder {
     /// `[N · D]` f32 row after row in input order. `sequences` are content ids;
     /// `max_length` counts the specials; `progress` hears how many sequences are done.
+    ///
+    /// On a CPU each of libtorch's threads takes whole batches: none waits for another
+    /// inside a pass, and the bits do not depend on their number.
     ///
     /// # Errors
     /// As `embed`; and an embedding that is not finite.
@@ -24,27 +32,23 @@ impl Encoder {
         token_budget: usize,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f32>, ModelError> {
-        let _no_grad = tch::no_grad_guard();
         let built;
         let prepared = match &self.frozen {
             Some(prepared) => prepared,
             None => {
+                let _no_grad = tch::no_grad_guard();
                 built = self.prepare()?;
                 &built
             }
         };
+        let work = batches(sequences, max_length, token_budget);
+        let batch = |places: &[usize]| {
+            PackedBatch::new(places.iter().map(|&i| sequences[i]), specials, max_length)
+        };
         let width = self.dim().unsigned_abs() as usize;
         let mut rows = vec![0f32; sequences.len() * width];
-        let mut block = Vec::new();
         let mut done = 0;
-        for places in batches(sequences, max_length, token_budget) {
-            let batch =
-                PackedBatch::new(places.iter().map(|&i| sequences[i]), specials, max_length);
-            self.check(&batch)?;
-            let vectors = self.vectors(prepared, &batch, None)?;
-            let vectors = vectors.f_to_device(tch::Device::Cpu)?.f_contiguous()?;
-            block.resize(places.len() * width, 0f32);
-            vectors.f_copy_data(&mut block, places.len() * width)?;
+        self.blocks(prepared, &work, &batch, &mut |places, block| {
             // `places` is sorted as the batch sorts, so rows are in its packed order.
             for (&place, row) in places.iter().zip(block.chunks_exact(width)) {
                 if row.iter().any(|x| !x.is_finite()) {
@@ -54,9 +58,77 @@ impl Encoder {
             }
             done += places.len();
             progress(done);
-        }
+            Ok(())
+        })?;
         Ok(rows)
     }
+
+    /// Hands each batch's vectors to `receive`, in any order.
+    fn blocks<B: Fn(&[usize]) -> PackedBatch + Sync>(
+        &self,
+        prepared: &Prepared,
+        work: &[Vec<usize>],
+        batch: &B,
+        receive: &mut dyn FnMut(&[usize], Vec<f32>) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        let threads = tch::get_num_threads();
+        let lanes = match self.setting.device {
+            Device::Cpu => usize::try_from(threads).unwrap_or(1).min(work.len()),
+            _ => 1,
+        };
+        if lanes < 2 {
+            let pass = self.pass(prepared);
+            return work
+                .iter()
+                .try_for_each(|places| receive(places, block(&pass, &batch(places))?));
+        }
+        let next = AtomicUsize::new(0);
+        let (sender, receiver) = mpsc::channel();
+        let (config, setting) = (self.config(), self.setting);
+        let packed_attention = self.packed_attention;
+        let outcome = std::thread::scope(|scope| {
+            for _ in 0..lanes {
+                // A tensor may be used by one thread: each has its own handles.
+                let prepared = prepared.shallow_clone();
+                let (sender, next) = (sender.clone(), &next);
+                scope.spawn(move || {
+                    let pass = Pass {
+                        config,
+                        setting,
+                        packed_attention,
+                        prepared: &prepared,
+                    };
+                    // Holds for this thread, and for those that first call libtorch later:
+                    // the number is put back below.
+                    tch::set_num_threads(1);
+                    while let Some(places) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let found = block(&pass, &batch(places));
+                        // Nobody listens once a batch has failed.
+                        if sender.send((places, found)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            receiver
+                .into_iter()
+                .try_for_each(|(places, found)| receive(places, found?))
+        });
+        tch::set_num_threads(threads);
+        outcome
+    }
+}
+
+/// `[B · D]` f32 in packed order.
+fn block(pass: &Pass, batch: &PackedBatch) -> Result<Vec<f32>, ModelError> {
+    let _no_grad = tch::no_grad_guard();
+    check(batch, pass.config)?;
+    let vectors = pass.vectors(batch, None)?;
+    let vectors = vectors.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let mut block = vec![0f32; vectors.numel()];
+    vectors.f_copy_data(&mut block, vectors.numel())?;
+    Ok(block)
 }
 
 /// Places of the sequences, longest first, in batches of at most `budget`

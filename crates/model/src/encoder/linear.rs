@@ -34,6 +34,16 @@ impl Linear {
         }
     }
 
+    /// The same layer for another thread, sharing the weights.
+    pub fn shallow_clone(&self) -> Self {
+        match self {
+            Self::Plain { weight, bias } => {
+                Self::plain(weight.shallow_clone(), bias.shallow_clone())
+            }
+            Self::Packed(packed) => Self::Packed(packed.shallow_clone()),
+        }
+    }
+
     /// `[T, in]` → `[T, out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         match self {

@@ -7,6 +7,7 @@ mod block;
 mod dropout;
 mod encode;
 mod linear;
+mod pass;
 mod pooling;
 mod prepared;
 
@@ -19,6 +20,7 @@ use crate::folder::ModelFolder;
 use crate::names;
 use crate::packed::PackedBatch;
 use crate::weights::{self, Weights};
+use pass::Pass;
 use prepared::Prepared;
 use quarry_torch_ext::PackedAttention;
 use std::collections::BTreeMap;
@@ -145,14 +147,14 @@ impl Encoder {
         batch: &PackedBatch,
         dropout: Option<Dropout>,
     ) -> Result<Tensor, ModelError> {
-        self.check(batch)?;
+        pass::check(batch, self.config())?;
         let mut parts = Vec::new();
         for chunk in batch.chunks(self.chunk_tokens()) {
             // Trainable weights are cast anew for each chunk: the gradients of the
             // chunks then add up in the f32 masters, not in bf16.
             parts.push(match &self.frozen {
-                Some(prepared) => self.vectors(prepared, &chunk, dropout)?,
-                None => self.vectors(&self.prepare()?, &chunk, dropout)?,
+                Some(prepared) => self.pass(prepared).vectors(&chunk, dropout)?,
+                None => self.pass(&self.prepare()?).vectors(&chunk, dropout)?,
             });
         }
         let vectors = Tensor::f_cat(&parts, 0)?;
@@ -173,68 +175,13 @@ impl Encoder {
         }
     }
 
-    /// `[B, D]` f32 in packed order.
-    fn vectors(
-        &self,
-        prepared: &Prepared,
-        batch: &PackedBatch,
-        dropout: Option<Dropout>,
-    ) -> Result<Tensor, ModelError> {
-        let forward = block::Forward {
+    fn pass<'a>(&'a self, prepared: &'a Prepared) -> Pass<'a> {
+        Pass {
             config: self.config(),
-            prepared,
-            kind: self.setting.precision.kind(),
-            dropout,
+            setting: self.setting,
             packed_attention: self.packed_attention,
-        };
-        let device = self.setting.device;
-        let ids = Tensor::from_slice(batch.ids()).to_device(device);
-        let positions = Tensor::from_slice(&self.positions(batch)).to_device(device);
-        let runs = batch.runs();
-        let states = forward.states(&ids, &positions, &runs)?;
-        let vectors = self.setting.pooling.pool(&states, &runs)?;
-        match self.setting.normalize {
-            true => Ok(pooling::normalize(&vectors)?),
-            false => Ok(vectors),
+            prepared,
         }
-    }
-
-    /// Position id of every token. RoBERTa counts the tokens that are not
-    /// padding, and gives a padding id inside a text the padding position.
-    fn positions(&self, batch: &PackedBatch) -> Vec<i64> {
-        let first = self.config().first_position();
-        let counted = first > 0;
-        let pad = self.config().pad_token_id;
-        let mut positions = Vec::with_capacity(batch.tokens());
-        for (_, ids) in batch.sequences() {
-            let mut next = first;
-            for &id in ids {
-                let padding = counted && id == pad;
-                positions.push(if padding { pad } else { next });
-                next += i64::from(!padding);
-            }
-        }
-        positions
-    }
-
-    fn check(&self, batch: &PackedBatch) -> Result<(), ModelError> {
-        let vocab = self.config().vocab_size;
-        if batch.is_empty() {
-            return Err(ModelError::Batch("it holds no sequence".to_owned()));
-        }
-        if let Some(id) = batch.ids().iter().find(|id| !(0..vocab).contains(*id)) {
-            return Err(ModelError::Batch(format!(
-                "token id {id} is outside the vocabulary of {vocab}; tokenise with this model's tokenizer"
-            )));
-        }
-        let most = self.config().max_tokens();
-        if batch.longest() > most {
-            return Err(ModelError::Batch(format!(
-                "a sequence of {} tokens exceeds the model's {most} positions; lower the maximum length",
-                batch.longest()
-            )));
-        }
-        Ok(())
     }
 
     fn prepare(&self) -> Result<Prepared, ModelError> {

@@ -13,6 +13,15 @@ pub(super) struct Norm {
     pub bias: Tensor,
 }
 
+impl Norm {
+    fn shallow_clone(&self) -> Self {
+        Self {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+        }
+    }
+}
+
 /// One transformer block.
 pub(super) struct Layer {
     /// `[3h, h]`: query, key, value.
@@ -22,6 +31,19 @@ pub(super) struct Layer {
     pub intermediate: Linear,
     pub output: Linear,
     pub output_norm: Norm,
+}
+
+impl Layer {
+    fn shallow_clone(&self) -> Self {
+        Self {
+            attention: self.attention.shallow_clone(),
+            attention_output: self.attention_output.shallow_clone(),
+            attention_norm: self.attention_norm.shallow_clone(),
+            intermediate: self.intermediate.shallow_clone(),
+            output: self.output.shallow_clone(),
+            output_norm: self.output_norm.shallow_clone(),
+        }
+    }
 }
 
 /// A whole encoder. Embedding tables stay f32: gathering a few rows is cheaper
@@ -75,6 +97,17 @@ impl Prepared {
                 .map(|index| source.layer(index))
                 .collect::<Result<_, _>>()?,
         })
+    }
+
+    /// The same weights for another thread.
+    pub fn shallow_clone(&self) -> Self {
+        Self {
+            word: self.word.shallow_clone(),
+            position: self.position.shallow_clone(),
+            token_type: self.token_type.as_ref().map(Tensor::shallow_clone),
+            norm: self.norm.shallow_clone(),
+            layers: self.layers.iter().map(Layer::shallow_clone).collect(),
+        }
     }
 }
 
