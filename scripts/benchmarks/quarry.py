@@ -26,7 +26,7 @@ def encode(args, dtype):
     _, printed = timed(
         [
             BIN / "quarry", "encode", "--model", args.model, "--input", args.texts,
-            "--output", args.work / "quarry.safetensors", "--dtype", dtype,
+            "--output", args.work / f"quarry-{dtype}.safetensors", "--dtype", dtype,
             "--threads", args.threads, "--json",
         ],
         args.work / "encode.log",

@@ -1,7 +1,7 @@
 //! A batch without padding: the tokens of all sequences, one after the other.
 //!
 //! Sequences are laid out longest first, so that sequences of equal length are
-//! neighbours and share one attention call; results come back in the caller's order.
+//! neighbours and can share one attention call; results come back in the caller's order.
 
 /// The token before and the token after every text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
