@@ -15,6 +15,9 @@ use tch::Device;
 /// Tokens a batch may hold on a CPU: its states then stay in the caches.
 pub const CPU_TOKEN_BUDGET: usize = 1024;
 
+/// Takes the places of a batch's sequences and their vectors `[B · D]`.
+type Receive<'a> = dyn FnMut(&[usize], Vec<f32>) -> Result<(), ModelError> + 'a;
+
 impl Encoder {
     /// `[N · D]` f32 row after row in input order. `sequences` are content ids;
     /// `max_length` counts the specials; `progress` hears how many sequences are done.
@@ -69,7 +72,7 @@ impl Encoder {
         prepared: &Prepared,
         work: &[Vec<usize>],
         batch: &B,
-        receive: &mut dyn FnMut(&[usize], Vec<f32>) -> Result<(), ModelError>,
+        receive: &mut Receive,
     ) -> Result<(), ModelError> {
         let threads = tch::get_num_threads();
         let lanes = match self.setting.device {
