@@ -23,7 +23,8 @@ impl Encoder {
     /// `max_length` counts the specials; `progress` hears how many sequences are done.
     ///
     /// On a CPU each of libtorch's threads takes whole batches: none waits for another
-    /// inside a pass, and the bits do not depend on their number.
+    /// inside a pass, and the bits do not depend on their number. A single batch is
+    /// shared out by libtorch's operations instead.
     ///
     /// # Errors
     /// As `embed`; and an embedding that is not finite.
