@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 11] = [
     "adamw",
     "attention",
     "cuda",
@@ -11,11 +11,14 @@ const SOURCES: [&str; 8] = [
     "inference",
     "linear",
     "norm",
+    "residual",
     "settings",
+    "trained_embeddings",
+    "trained_linear",
 ];
 
 /// What computes: the compiler must see loops it may turn into vector code.
-const KERNELS: [&str; 2] = ["attention_kernel", "norm_kernel"];
+const KERNELS: [&str; 3] = ["attention_kernel", "norm_kernel", "residual_kernel"];
 
 fn main() {
     println!("cargo:rerun-if-changed=shim");

@@ -64,6 +64,33 @@ QUARRY_INLINE void store_near(Floats x, Bf16* to) {
   memcpy(to, &y, sizeof y);
 }
 
+// The first `count` of sixteen; the others are 0 when read, and kept when written.
+template <class E>
+QUARRY_INLINE Floats load(const E* from, int64_t count) {
+  if (count >= LANE) return load(from);
+  E part[LANE] = {};
+  memcpy(part, from, count * sizeof(E));
+  return load(part);
+}
+
+template <class E>
+QUARRY_INLINE void store(Floats x, E* to, int64_t count) {
+  if (count >= LANE) return store(x, to);
+  E part[LANE];
+  store(x, part);
+  memcpy(to, part, count * sizeof(E));
+}
+
+// 0, 1, 2, ...
+QUARRY_INLINE Words numbers() {
+  return Words{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+}
+
+// `x` with zeros from place `count` on.
+QUARRY_INLINE Floats only(Floats x, int64_t count) {
+  return numbers() < Words{} + static_cast<uint32_t>(count) ? x : Floats{};
+}
+
 QUARRY_INLINE float sum_of(Floats x) {
   float half[8], quarter[4];
   for (int i = 0; i < 8; ++i) half[i] = x[i] + x[i + 8];

@@ -74,6 +74,36 @@ unsafe extern "C" {
         epsilon: f64,
     ) -> Message;
 
+    pub(crate) fn quarry_residual_norm(
+        x: RawTensor,
+        y: RawTensor,
+        weight: RawTensor,
+        bias: RawTensor,
+        epsilon: f64,
+        seed: i64,
+        below: u32,
+        scale: f64,
+        out: *mut RawTensor,
+    ) -> Message;
+    pub(crate) fn quarry_trained_linear(
+        x: RawTensor,
+        forth: RawTensor,
+        bias: RawTensor,
+        back: RawTensor,
+        leaves: *const RawTensor,
+        count: usize,
+        out: *mut RawTensor,
+    ) -> Message;
+    pub(crate) fn quarry_trained_embeddings(
+        ids: RawTensor,
+        positions: RawTensor,
+        word_pad: i64,
+        position_pad: i64,
+        leaves: *const RawTensor,
+        count: usize,
+        out: *mut RawTensor,
+    ) -> Message;
+
     pub(crate) fn quarry_linear_pack(
         weight: RawTensor,
         rows: i64,

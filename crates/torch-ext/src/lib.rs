@@ -1,9 +1,11 @@
 //! What tch leaves unbound, in one C++ shim and a safe Rust face.
 //!
 //! Owns every torch `unsafe` of the workspace: the fused AdamW step, operations over
-//! lists of tensors, inference mode, oneDNN's fused linear layer, attention over packed sequences, LayerNorm of a sum, late loading of
-//! CUDA and libtorch's process-wide settings. Refuses anything that tch already
-//! offers and anything that knows what a model, a file format or a recipe is.
+//! lists of tensors, inference mode, oneDNN's fused linear layer, attention over packed
+//! sequences, LayerNorm of a sum with and without dropout, layers in training that fill
+//! their masters' gradients, late loading of CUDA and libtorch's process-wide settings.
+//! Refuses anything that tch already offers and anything that knows what a model, a file
+//! format or a recipe is.
 //!
 //! Two rules hold throughout. An exception never crosses the border: every C++
 //! function returns null or a message, which becomes an [`Error`]. And what a kernel
@@ -20,7 +22,9 @@ mod foreach;
 mod inference;
 mod linear;
 mod norm;
+mod residual;
 mod settings;
+mod trained;
 
 pub use adamw::{AdamW, AdamWState, fused_adamw};
 pub use attention::PackedAttention;
@@ -30,7 +34,9 @@ pub use foreach::{clip_global_norm_, global_norm, mul_scalar_, zero_};
 pub use inference::InferenceMode;
 pub use linear::{Activation, PackedLinear};
 pub use norm::add_norm;
+pub use residual::{SeededDropout, residual_norm};
 pub use settings::{
     header_version, libtorch_version, set_deterministic, set_flush_denormal,
     set_num_interop_threads, set_num_threads,
 };
+pub use trained::{EmbeddingTables, TrainedLinear, trained_embeddings};

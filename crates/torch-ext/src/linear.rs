@@ -112,18 +112,7 @@ impl PackedLinear {
     /// # Errors
     /// When the input is not `[…, in]` of the weight's kind on the CPU, or libtorch refuses.
     pub fn forward(&self, input: &Tensor, activation: Activation) -> Result<Tensor, Error> {
-        let size = input.size();
-        let fits = size.len() >= 2 && size.last() == Some(&self.in_features);
-        if !fits || input.kind() != self.kind || input.device() != Device::Cpu {
-            let reason = format!(
-                "the input is {:?} {size:?} on {:?}, not {:?} […, {}] on the cpu",
-                input.kind(),
-                input.device(),
-                self.kind,
-                self.in_features
-            );
-            return Err(Error::argument(FORWARD, reason));
-        }
+        self.check(input)?;
         let (name, algorithm) = activation.names();
         let bias = self.bias.as_ref().map_or(std::ptr::null_mut(), ffi::raw);
         let mut output = std::ptr::null_mut();
@@ -141,5 +130,27 @@ impl PackedLinear {
             ffi::check(FORWARD, message)?;
             Ok(ffi::adopt(output))
         }
+    }
+
+    /// The packed weight, and the bias.
+    pub(crate) fn tensors(&self) -> (&Tensor, Option<&Tensor>) {
+        (&self.packed, self.bias.as_ref())
+    }
+
+    /// Refuses an input that is not `[…, in]` of the weight's kind on the CPU.
+    pub(crate) fn check(&self, input: &Tensor) -> Result<(), Error> {
+        let size = input.size();
+        let fits = size.len() >= 2 && size.last() == Some(&self.in_features);
+        if !fits || input.kind() != self.kind || input.device() != Device::Cpu {
+            let reason = format!(
+                "the input is {:?} {size:?} on {:?}, not {:?} […, {}] on the cpu",
+                input.kind(),
+                input.device(),
+                self.kind,
+                self.in_features
+            );
+            return Err(Error::argument(FORWARD, reason));
+        }
+        Ok(())
     }
 }

@@ -23,30 +23,7 @@ pub fn add_norm(
     bias: &Tensor,
     epsilon: f64,
 ) -> Result<Tensor, Error> {
-    let refuse = |reason: String| Err(Error::argument(OPERATION, reason));
-    let size = y.size();
-    let row = size.last().copied().unwrap_or(0);
-    if row < 1 || x.size() != size || x.kind() != y.kind() {
-        return refuse(format!(
-            "x is {:?} {:?} and y {:?} {size:?}; they must be alike, with at least one column",
-            x.kind(),
-            x.size(),
-            y.kind()
-        ));
-    }
-    if !matches!(y.kind(), Kind::Float | Kind::BFloat16) {
-        return refuse("y is neither f32 nor bf16".to_owned());
-    }
-    for scale in [weight, bias] {
-        if scale.kind() != Kind::Float || scale.size() != [row] {
-            return refuse(format!("weight or bias is not f32 [{row}]"));
-        }
-    }
-    for tensor in [x, &y, weight, bias] {
-        if tensor.device() != Device::Cpu || !tensor.is_contiguous() {
-            return refuse("a tensor is not on the cpu or not contiguous".to_owned());
-        }
-    }
+    check(OPERATION, [x, &y], [weight, bias])?;
     // SAFETY: kinds, shapes and layout were checked, so that the kernel stays inside the
     // tensors, which live through the call; `y` is ours, and no row is read after it is
     // written.
@@ -61,4 +38,39 @@ pub fn add_norm(
         ffi::check(OPERATION, message)?;
     }
     Ok(y)
+}
+
+/// Refuses what the kernels of a residual sum cannot take: `branches` `[…, h]`, f32 or
+/// bf16, and `scales` `[h]` in f32.
+pub(crate) fn check(
+    operation: &'static str,
+    branches: [&Tensor; 2],
+    scales: [&Tensor; 2],
+) -> Result<(), Error> {
+    let refuse = |reason: String| Err(Error::argument(operation, reason));
+    let [x, y] = branches;
+    let size = y.size();
+    let row = size.last().copied().unwrap_or(0);
+    if row < 1 || x.size() != size || x.kind() != y.kind() {
+        return refuse(format!(
+            "x is {:?} {:?} and y {:?} {size:?}; they must be alike, with at least one column",
+            x.kind(),
+            x.size(),
+            y.kind()
+        ));
+    }
+    if !matches!(y.kind(), Kind::Float | Kind::BFloat16) {
+        return refuse("y is neither f32 nor bf16".to_owned());
+    }
+    for scale in scales {
+        if scale.kind() != Kind::Float || scale.size() != [row] {
+            return refuse(format!("weight or bias is not f32 [{row}]"));
+        }
+    }
+    for tensor in [x, y].into_iter().chain(scales) {
+        if tensor.device() != Device::Cpu || !tensor.is_contiguous() {
+            return refuse("a tensor is not on the cpu or not contiguous".to_owned());
+        }
+    }
+    Ok(())
 }

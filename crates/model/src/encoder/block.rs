@@ -10,12 +10,14 @@
 //! ```
 
 use super::Dropout;
-use super::dropout::drop;
+use super::dropout::{self, drop};
 use super::prepared::{Layer, Norm, Prepared};
 use crate::config::{Config, Family};
 use crate::error::ModelError;
 use crate::packed::Run;
-use quarry_torch_ext::{PackedAttention, add_norm};
+use quarry_torch_ext::{
+    EmbeddingTables, PackedAttention, add_norm, residual_norm, trained_embeddings,
+};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// One pass over one batch.
@@ -46,24 +48,26 @@ impl Forward<'_> {
     }
 
     /// Summed and normalised in f32: the tables are, and it is one pass.
-    fn embeddings(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor, TchError> {
+    fn embeddings(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor, ModelError> {
         // Hugging Face trains no padding row, neither of words nor of RoBERTa's positions.
-        let pad = self.config.pad_token_id;
-        let position_pad = if self.config.first_position() > 0 {
-            pad
-        } else {
-            -1
+        let word_pad = self.config.pad_token_id;
+        let tables = EmbeddingTables {
+            word: &self.prepared.word,
+            position: &self.prepared.position,
+            token_type: self.prepared.token_type.as_ref(),
+            word_pad,
+            position_pad: match self.config.first_position() {
+                1.. => word_pad,
+                _ => -1,
+            },
         };
-        let gather = |table: &Tensor, rows: &Tensor, padding: i64| {
-            Tensor::f_embedding(table, rows, padding, false, false)
+        let sum = match tables.word.requires_grad() && ids.device() == Device::Cpu {
+            true => trained_embeddings(ids, positions, tables)?,
+            false => sum_of_embeddings(ids, positions, &tables)?,
         };
-        let mut sum = gather(&self.prepared.word, ids, pad)?;
-        sum = sum.f_add_(&gather(&self.prepared.position, positions, position_pad)?)?;
-        if let Some(token_type) = &self.prepared.token_type {
-            sum = sum.f_add_(token_type)?;
-        }
         let x = self.norm(&sum, &self.prepared.norm)?;
-        self.drop_hidden(x)?.f_to_kind(self.kind)
+        let dropped = drop(x, self.dropout.map_or(0.0, |d| d.hidden))?;
+        Ok(dropped.f_to_kind(self.kind)?)
     }
 
     fn attention_branch(
@@ -73,18 +77,20 @@ impl Forward<'_> {
         runs: &[Run],
     ) -> Result<Tensor, ModelError> {
         let context = self.attention(&layer.attention.forward(x)?, runs)?;
-        let mut y = layer.attention_output.forward(&context)?;
+        let y = layer.attention_output.forward(&context)?;
         // DistilBERT has no dropout here.
-        if self.config.family != Family::DistilBert {
-            y = self.drop_hidden(y)?;
-        }
-        self.add_norm(x, y, &layer.attention_norm)
+        let dropout = match self.config.family {
+            Family::DistilBert => 0.0,
+            _ => self.dropout.map_or(0.0, |d| d.hidden),
+        };
+        self.residual(x, y, &layer.attention_norm, dropout)
     }
 
     fn feed_forward_branch(&self, layer: &Layer, x: &Tensor) -> Result<Tensor, ModelError> {
         let inner = layer.intermediate.forward_gelu(x, self.config.activation)?;
-        let y = self.drop_hidden(layer.output.forward(&inner)?)?;
-        self.add_norm(x, y, &layer.output_norm)
+        let y = layer.output.forward(&inner)?;
+        let dropout = self.dropout.map_or(0.0, |d| d.hidden);
+        self.residual(x, y, &layer.output_norm, dropout)
     }
 
     /// `softmax(Q Kᵀ / √d) V` inside each sequence; `projections` is `[T, 3h]`.
@@ -127,13 +133,26 @@ impl Forward<'_> {
         }
     }
 
-    /// `LN(x + y)`, in one pass where nothing needs a gradient.
-    fn add_norm(&self, x: &Tensor, mut y: Tensor, norm: &Norm) -> Result<Tensor, ModelError> {
-        if y.device() == Device::Cpu && !y.requires_grad() {
-            let epsilon = self.config.layer_norm_eps;
-            return Ok(add_norm(x, y, &norm.weight, &norm.bias, epsilon)?);
+    /// `LN(x + dropout(y))`, on a CPU in one pass.
+    fn residual(
+        &self,
+        x: &Tensor,
+        y: Tensor,
+        norm: &Norm,
+        dropout: f64,
+    ) -> Result<Tensor, ModelError> {
+        let epsilon = self.config.layer_norm_eps;
+        let on_cpu = y.device() == Device::Cpu;
+        if on_cpu && y.requires_grad() {
+            let dropout = dropout::seeded(dropout)?;
+            let out = residual_norm(x, &y, &norm.weight, &norm.bias, epsilon, dropout)?;
+            return Ok(out);
         }
-        Ok(self.norm(&y.f_add_(x)?, norm)?)
+        let mut y = drop(y, dropout)?;
+        match on_cpu {
+            true => Ok(add_norm(x, y, &norm.weight, &norm.bias, epsilon)?),
+            false => Ok(self.norm(&y.f_add_(x)?, norm)?),
+        }
     }
 
     fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor, TchError> {
@@ -146,9 +165,22 @@ impl Forward<'_> {
             false,
         )
     }
+}
 
-    fn drop_hidden(&self, x: Tensor) -> Result<Tensor, TchError> {
-        drop(x, self.dropout.map_or(0.0, |d| d.hidden))
+/// `[T, h]` f32 by libtorch's operations.
+fn sum_of_embeddings(
+    ids: &Tensor,
+    positions: &Tensor,
+    tables: &EmbeddingTables<'_>,
+) -> Result<Tensor, TchError> {
+    let gather = |table: &Tensor, rows: &Tensor, padding: i64| {
+        Tensor::f_embedding(table, rows, padding, false, false)
+    };
+    let mut sum = gather(tables.word, ids, tables.word_pad)?;
+    sum = sum.f_add_(&gather(tables.position, positions, tables.position_pad)?)?;
+    match tables.token_type {
+        Some(types) => sum.f_add_(&types.f_get(0)?),
+        None => Ok(sum),
     }
 }
 

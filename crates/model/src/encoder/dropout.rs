@@ -1,10 +1,11 @@
-//! Dropout from 16 random bits an element.
+//! Dropout from 16 random bits an element, or from a seed.
 //!
 //! libtorch's own draws one Bernoulli number after the other, which on a CPU
-//! takes as long as a matrix product; this takes a fifth of it. Masks come from libtorch's generator
-//! all the same, so a seed replays them.
+//! takes as long as a matrix product; this takes a fifth of it. Masks come from
+//! libtorch's generator all the same, so a seed replays them.
 
-use tch::{Kind, TchError, Tensor};
+use quarry_torch_ext::SeededDropout;
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Values of 16 bits.
 const STEPS: f64 = 65_536.0;
@@ -19,6 +20,16 @@ pub(super) fn drop(x: Tensor, p: f64) -> Result<Tensor, TchError> {
     let kept = bits(&x)?.f_ge(dropped as i64 - 32_768)?;
     let scale = STEPS / (STEPS - dropped);
     x.f_mul(&kept)?.f_mul_scalar_(scale)
+}
+
+/// The same as a seed from libtorch's generator, for kernels that make their masks of it.
+pub(super) fn seeded(probability: f64) -> Result<Option<SeededDropout>, TchError> {
+    if probability <= 0.0 {
+        return Ok(None);
+    }
+    let mut word = Tensor::f_empty([1], (Kind::Int64, Device::Cpu))?;
+    let seed = word.f_random_from_(i64::MIN, None)?.f_int64_value(&[0])?;
+    Ok(Some(SeededDropout { probability, seed }))
 }
 
 /// Uniform 16-bit integers in the shape of `x`.
@@ -36,7 +47,6 @@ fn bits(x: &Tensor) -> Result<Tensor, TchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     fn ones(shape: [i64; 2], kind: Kind) -> Tensor {
         Tensor::ones(shape, (kind, Device::Cpu))

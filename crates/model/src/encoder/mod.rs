@@ -76,8 +76,7 @@ pub struct Encoder {
     folder: ModelFolder,
     weights: Weights,
     setting: Setting,
-    /// Compute copies of frozen weights; trainable ones are cast in every pass,
-    /// so that gradients flow back to the masters.
+    /// Compute copies of frozen weights; of trainable ones they are made for every batch.
     frozen: Option<Prepared>,
     packed_attention: Option<PackedAttention>,
 }
@@ -148,14 +147,13 @@ impl Encoder {
         dropout: Option<Dropout>,
     ) -> Result<Tensor, ModelError> {
         pass::check(batch, self.config())?;
+        let prepared = match &self.frozen {
+            Some(prepared) => prepared,
+            None => &self.prepare()?,
+        };
         let mut parts = Vec::new();
         for chunk in batch.chunks(self.chunk_tokens()) {
-            // Trainable weights are cast anew for each chunk: the gradients of the
-            // chunks then add up in the f32 masters, not in bf16.
-            parts.push(match &self.frozen {
-                Some(prepared) => self.pass(prepared).vectors(&chunk, dropout)?,
-                None => self.pass(&self.prepare()?).vectors(&chunk, dropout)?,
-            });
+            parts.push(self.pass(prepared).vectors(&chunk, dropout)?);
         }
         let vectors = Tensor::f_cat(&parts, 0)?;
         Ok(match batch.inverse() {

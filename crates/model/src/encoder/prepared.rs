@@ -1,5 +1,6 @@
-//! Weights as the forward pass wants them: cast to the compute kind, the three
-//! attention projections joined. Everything is an autograd function of the masters.
+//! Weights as the forward pass wants them: laid out for the device's matrix kernels, the
+//! three attention projections joined. What is trainable passes its gradients on to the
+//! masters.
 
 use super::linear::Linear;
 use crate::config::Config;
@@ -51,7 +52,7 @@ impl Layer {
 pub(super) struct Prepared {
     pub word: Tensor,
     pub position: Tensor,
-    /// `[h]`: the row of token type 0, the only one a single text uses.
+    /// `[types, h]`; a single text uses row 0 alone.
     pub token_type: Option<Tensor>,
     pub norm: Norm,
     pub layers: Vec<Layer>,
@@ -68,7 +69,8 @@ impl Prepared {
         let source = Source {
             weights,
             kind,
-            pack: frozen && device == Device::Cpu,
+            frozen,
+            on_cpu: device == Device::Cpu,
             // CPU kernels take f32 scales with bf16 inputs; CUDA's do not.
             norm_kind: if device == Device::Cpu {
                 Kind::Float
@@ -78,11 +80,7 @@ impl Prepared {
         };
         let token_type = match config.type_rows {
             0 => None,
-            _ => Some(
-                source
-                    .get("embeddings.token_type_embeddings.weight")?
-                    .f_get(0)?,
-            ),
+            _ => Some(source.get("embeddings.token_type_embeddings.weight")?),
         };
         Ok(Self {
             word: source
@@ -91,7 +89,7 @@ impl Prepared {
             position: source
                 .get("embeddings.position_embeddings.weight")?
                 .shallow_clone(),
-            token_type,
+            token_type: token_type.map(Tensor::shallow_clone),
             norm: source.norm("embeddings.LayerNorm", Kind::Float)?,
             layers: (0..config.layers)
                 .map(|index| source.layer(index))
@@ -114,7 +112,8 @@ impl Prepared {
 struct Source<'a> {
     weights: &'a Weights,
     kind: Kind,
-    pack: bool,
+    frozen: bool,
+    on_cpu: bool,
     norm_kind: Kind,
 }
 
@@ -131,23 +130,19 @@ impl Source<'_> {
         })
     }
 
+    /// The layers of `paths`, which read the same input, as one.
     fn linear(&self, paths: &[String]) -> Result<Linear, ModelError> {
-        let weight = self.joined(paths, "weight")?;
-        let bias = self.joined(paths, "bias")?;
-        Ok(match self.pack {
-            true => Linear::packed(weight, bias),
-            false => Linear::plain(weight, bias),
-        })
-    }
-
-    fn joined(&self, paths: &[String], leaf: &str) -> Result<Tensor, ModelError> {
-        let parts = paths
+        let masters = paths
             .iter()
-            .map(|path| Ok(self.get(&format!("{path}.{leaf}"))?.f_to_kind(self.kind)?))
+            .map(|path| {
+                let weight = self.get(&format!("{path}.weight"))?;
+                Ok((weight, self.get(&format!("{path}.bias"))?))
+            })
             .collect::<Result<Vec<_>, ModelError>>()?;
-        Ok(match parts.as_slice() {
-            [one] => one.shallow_clone(),
-            many => Tensor::f_cat(many, 0)?,
+        Ok(match (self.frozen, self.on_cpu) {
+            (true, _) => Linear::frozen(&masters, self.kind)?,
+            (false, true) => Linear::trained(&masters, self.kind)?,
+            (false, false) => Linear::plain(&masters, self.kind)?,
         })
     }
 

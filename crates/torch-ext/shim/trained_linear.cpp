@@ -1,0 +1,78 @@
+// A linear layer in training, over weights packed once a step.
+#include "guarded.h"
+#include "leaf.h"
+#include "tensors.h"
+
+#include <ATen/core/List.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/mm.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <optional>
+#include <string_view>
+
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using Scalars = c10::List<std::optional<at::Scalar>>;
+using Pointwise = Tensor(
+    const Tensor&, const Tensor&, const std::optional<Tensor>&, std::string_view, Scalars,
+    std::optional<std::string_view>);
+
+// x Wᵀ + b over a packed weight (see linear.cpp).
+Tensor product(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias) {
+  static const auto pointwise = c10::Dispatcher::singleton()
+                                    .findSchemaOrThrow("mkldnn::_linear_pointwise", "")
+                                    .typed<Pointwise>();
+  return pointwise.call(x, packed, bias, "none", Scalars(), std::nullopt);
+}
+
+struct TrainedLinear : torch::autograd::Function<TrainedLinear> {
+  // `leaves`: weight and bias, as many pairs as there are layers joined into this one.
+  // They are arguments so that the result is part of a graph, even if x needs no gradient.
+  static Tensor forward(
+      AutogradContext* ctx, const Tensor& x, const Tensor& forth, const Tensor& bias,
+      const Tensor& back, at::TensorList leaves) {
+    ctx->save_for_backward({x});
+    ctx->saved_data["back"] = back;
+    ctx->saved_data["leaves"] = c10::List<Tensor>(leaves);
+    return product(x, forth, bias);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    TORCH_CHECK(!at::GradMode::is_enabled(), "a trained linear layer has no second derivative");
+    const Tensor dy = grads[0].contiguous();
+    const Tensor x = ctx->get_saved_variables()[0];
+    const auto leaves = ctx->saved_data["leaves"].toTensorVector();
+    const bool whole = dy.scalar_type() == at::kFloat;
+    const Tensor dw = whole ? Tensor() : at::mm(dy.t(), x);
+    const Tensor db = dy.sum(0);
+    int64_t first = 0;
+    for (size_t i = 0; i < leaves.size(); i += 2) {
+      const int64_t rows = leaves[i].size(0);
+      if (whole) {
+        gradient_of(leaves[i]).addmm_(dy.narrow(1, first, rows).t(), x);
+      } else {
+        gradient_of(leaves[i]).add_(dw.narrow(0, first, rows));
+      }
+      gradient_of(leaves[i + 1]).add_(db.narrow(0, first, rows));
+      first += rows;
+    }
+    variable_list slopes(4 + leaves.size());
+    if (ctx->needs_input_grad(0)) slopes[0] = product(dy, ctx->saved_data["back"].toTensor(), std::nullopt);
+    return slopes;
+  }
+};
+
+}  // namespace
+
+extern "C" char* quarry_trained_linear(
+    const at::Tensor* x, const at::Tensor* forth, const at::Tensor* bias, const at::Tensor* back,
+    at::Tensor* const* leaves, size_t count, at::Tensor** out) {
+  return guarded([&] {
+    *out = new Tensor(TrainedLinear::apply(*x, *forth, *bias, *back, at::TensorList(tensor_list(leaves, count))));
+  });
+}
+

@@ -1,0 +1,154 @@
+//! Layers that fill their masters' gradients, against autograd's own.
+#![allow(clippy::unwrap_used)]
+
+use quarry_torch_ext::{EmbeddingTables, TrainedLinear, trained_embeddings};
+use tch::{Device, Kind, Tensor};
+
+const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+fn leaf(shape: &[i64]) -> Tensor {
+    Tensor::randn(shape, FLOAT).set_requires_grad(true)
+}
+
+fn twin(tensor: &Tensor) -> Tensor {
+    tensor.detach().copy().set_requires_grad(true)
+}
+
+fn assert_near(found: &Tensor, exact: &Tensor, tolerance: f64, label: &str) {
+    assert_eq!(found.size(), exact.size(), "{label}");
+    let scale = exact.abs().max().double_value(&[]);
+    let (found, exact) = (found.to_kind(Kind::Float), exact.to_kind(Kind::Float));
+    let error = (found - exact).abs().max().double_value(&[]);
+    assert!(
+        error <= tolerance * scale,
+        "{label}: off by {error} of {scale}"
+    );
+}
+
+#[test]
+fn joined_layers_train_as_single_ones_do() {
+    tch::manual_seed(4);
+    for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 0.02)] {
+        let masters: Vec<(Tensor, Tensor)> = [24, 8, 40]
+            .map(|out| (leaf(&[out, 48]), leaf(&[out])))
+            .into();
+        let twins: Vec<_> = masters.iter().map(|(w, b)| (twin(w), twin(b))).collect();
+        let pairs: Vec<_> = masters.iter().map(|(w, b)| (w, b)).collect();
+        let layer = match TrainedLinear::new(&pairs, kind, 64) {
+            Ok(layer) => layer,
+            Err(error) => {
+                assert_eq!(kind, Kind::BFloat16, "{error}");
+                eprintln!("skipped: this processor has no bf16 products");
+                continue;
+            }
+        };
+        let (a, b) = (leaf(&[50, 48]), leaf(&[7, 48]));
+        let (c, d) = (twin(&a), twin(&b));
+        // Two uses of one layer, as two chunks of a batch are.
+        for x in [&a, &b] {
+            let y = layer.forward(&x.to_kind(kind)).unwrap();
+            assert_eq!((y.kind(), y.size()[1]), (kind, 72));
+            y.to_kind(Kind::Float).square().sum(Kind::Float).backward();
+        }
+        for x in [&c, &d] {
+            let outs: Vec<_> = twins
+                .iter()
+                .map(|(w, b)| {
+                    x.to_kind(kind)
+                        .linear(&w.to_kind(kind), Some(&b.to_kind(kind)))
+                })
+                .collect();
+            let y = Tensor::cat(&outs, 1);
+            y.to_kind(Kind::Float).square().sum(Kind::Float).backward();
+        }
+        assert_near(&a.grad(), &c.grad(), tolerance, "first input");
+        assert_near(&b.grad(), &d.grad(), tolerance, "second input");
+        for ((weight, bias), (w, b)) in masters.iter().zip(&twins) {
+            assert_near(&weight.grad(), &w.grad(), tolerance, "weight");
+            assert_near(&bias.grad(), &b.grad(), tolerance, "bias");
+        }
+    }
+}
+
+#[test]
+fn a_layer_trains_although_its_input_does_not() {
+    let (weight, bias) = (leaf(&[4, 6]), leaf(&[4]));
+    let layer = TrainedLinear::new(&[(&weight, &bias)], Kind::Float, 1).unwrap();
+    let x = Tensor::ones([3, 6], FLOAT);
+    layer.forward(&x).unwrap().sum(Kind::Float).backward();
+    assert_eq!(
+        Vec::<f32>::try_from(weight.grad().view(-1)).unwrap(),
+        [3.0; 24]
+    );
+    assert_eq!(Vec::<f32>::try_from(bias.grad()).unwrap(), [3.0; 4]);
+    // Without gradients nothing is recorded.
+    let y = tch::no_grad(|| layer.forward(&x)).unwrap();
+    assert!(!y.requires_grad());
+}
+
+#[test]
+fn embeddings_train_as_autograd_trains_them() {
+    tch::manual_seed(5);
+    let tables = [leaf(&[30, 10]), leaf(&[8, 10]), leaf(&[2, 10])];
+    let twins = [twin(&tables[0]), twin(&tables[1]), twin(&tables[2])];
+    let ids = Tensor::from_slice(&[3i64, 29, 3, 1, 7, 1, 0]);
+    let positions = Tensor::from_slice(&[0i64, 1, 2, 1, 4, 5, 7]);
+    let grad = Tensor::randn([7, 10], FLOAT);
+    for (word_pad, position_pad) in [(1, -1), (1, 1)] {
+        let sum = trained_embeddings(
+            &ids,
+            &positions,
+            EmbeddingTables {
+                word: &tables[0],
+                position: &tables[1],
+                token_type: Some(&tables[2]),
+                word_pad,
+                position_pad,
+            },
+        )
+        .unwrap();
+        let gather = |table, rows, pad| Tensor::embedding(table, rows, pad, false, false);
+        let exact = gather(&twins[0], &ids, word_pad)
+            + gather(&twins[1], &positions, position_pad)
+            + twins[2].get(0);
+        assert_near(&sum, &exact, 1e-6, "sum");
+        (sum * &grad).sum(Kind::Float).backward();
+        (exact * &grad).sum(Kind::Float).backward();
+    }
+    for (table, twin) in tables.iter().zip(&twins) {
+        assert_near(&table.grad(), &twin.grad(), 1e-6, "table");
+    }
+}
+
+#[test]
+fn what_they_cannot_take_is_refused() {
+    let (weight, bias) = (leaf(&[4, 6]), leaf(&[5]));
+    let error = TrainedLinear::new(&[(&weight, &bias)], Kind::Float, 1).unwrap_err();
+    assert!(error.to_string().contains("has a bias"), "{error}");
+    let computed = &weight * 2.0;
+    let error = TrainedLinear::new(&[(&computed, &leaf(&[4]))], Kind::Float, 1).unwrap_err();
+    assert!(error.to_string().contains("leaf"), "{error}");
+
+    let tables = [leaf(&[3, 2]), leaf(&[3, 2])];
+    let embed = |ids: &[i64], positions: &[i64]| {
+        trained_embeddings(
+            &Tensor::from_slice(ids),
+            &Tensor::from_slice(positions),
+            EmbeddingTables {
+                word: &tables[0],
+                position: &tables[1],
+                token_type: None,
+                word_pad: -1,
+                position_pad: -1,
+            },
+        )
+    };
+    assert!(embed(&[0, 2], &[1, 1]).is_ok());
+    for (ids, positions) in [
+        (&[0, 3][..], &[0, 0][..]),
+        (&[0, -1], &[0, 0]),
+        (&[0], &[0, 1]),
+    ] {
+        assert!(embed(ids, positions).is_err(), "{ids:?} {positions:?}");
+    }
+}
