@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     "adamw",
     "attention",
     "cuda",
@@ -13,6 +13,7 @@ const SOURCES: [&str; 11] = [
     "norm",
     "residual",
     "settings",
+    "tally",
     "trained_embeddings",
     "trained_linear",
 ];

@@ -32,6 +32,14 @@ unsafe extern "C" {
     pub(crate) fn quarry_inference_mode_leave(guard: *mut c_void) -> Message;
     pub(crate) fn quarry_inference_mode_is_enabled() -> bool;
 
+    pub(crate) fn quarry_tally_begin(tally: *mut *mut c_void) -> Message;
+    pub(crate) fn quarry_tally_end(
+        tally: *mut c_void,
+        operations: *mut i64,
+        allocations: *mut i64,
+        bytes: *mut i64,
+    ) -> Message;
+
     pub(crate) fn quarry_fused_adamw(
         params: *const RawTensor,
         grads: *const RawTensor,

@@ -3,7 +3,8 @@
 //! Owns every torch `unsafe` of the workspace: the fused AdamW step, operations over
 //! lists of tensors, inference mode, oneDNN's fused linear layer, attention over packed
 //! sequences, LayerNorm of a sum with and without dropout, layers in training that fill
-//! their masters' gradients, late loading of CUDA and libtorch's process-wide settings.
+//! their masters' gradients, the counting of operations and memory, late loading of CUDA
+//! and libtorch's process-wide settings.
 //! Refuses anything that tch already offers and anything that knows what a model, a file
 //! format or a recipe is.
 //!
@@ -24,6 +25,7 @@ mod linear;
 mod norm;
 mod residual;
 mod settings;
+mod tally;
 mod trained;
 
 pub use adamw::{AdamW, AdamWState, fused_adamw};
@@ -39,4 +41,5 @@ pub use settings::{
     header_version, libtorch_version, set_deterministic, set_flush_denormal,
     set_num_interop_threads, set_num_threads,
 };
+pub use tally::{Counts, tally};
 pub use trained::{EmbeddingTables, TrainedLinear, trained_embeddings};

@@ -1,0 +1,61 @@
+// What a stretch of work asks of libtorch on this thread: operations, and memory.
+#include "guarded.h"
+
+#include <ATen/record_function.h>
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+
+#include <memory>
+
+namespace {
+
+struct Counts final : c10::MemoryReportingInfoBase {
+  int64_t operations = 0, allocations = 0, bytes = 0;
+
+  // Freeing is reported with a negative size.
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override {
+    if (size <= 0) return;
+    ++allocations;
+    bytes += size;
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+};
+
+thread_local Counts* counting = nullptr;
+
+std::unique_ptr<at::ObserverContext> count(const at::RecordFunction&) {
+  if (counting) ++counting->operations;
+  return nullptr;
+}
+
+struct Tally {
+  std::shared_ptr<Counts> counts = std::make_shared<Counts>();
+  c10::DebugInfoGuard memory{c10::DebugInfoKind::PROFILER_STATE, counts};
+  at::CallbackHandle calls = at::addThreadLocalCallback(
+      at::RecordFunctionCallback(count).scopes({at::RecordScope::FUNCTION}));
+
+  Tally() { counting = counts.get(); }
+  ~Tally() {
+    counting = nullptr;
+    at::removeCallback(calls);
+  }
+};
+
+}  // namespace
+
+extern "C" char* quarry_tally_begin(void** tally) {
+  return guarded([&] {
+    TORCH_CHECK(!counting, "this thread is being counted already");
+    *tally = new Tally();
+  });
+}
+
+// Must run on the thread that began.
+extern "C" char* quarry_tally_end(void* tally, int64_t* operations, int64_t* allocations, int64_t* bytes) {
+  return guarded([&] {
+    const std::unique_ptr<Tally> done(static_cast<Tally*>(tally));
+    *operations = done->counts->operations;
+    *allocations = done->counts->allocations;
+    *bytes = done->counts->bytes;
+  });
+}
