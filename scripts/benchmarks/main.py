@@ -33,8 +33,22 @@ SUITES = {
         ["peak:bf16", "quarry:bf16", "quarry:f32", "train:bf16", "train:f32"],
         [("quarry:bf16", "train:bf16", 2.0), ("quarry:f32", "train:f32", 1.5)],
     ),
+    # A ratio is here the time of a step beside a busy fleet over that beside an idle one.
+    "asynchrony": (
+        ["quarry:alone", "quarry:neighbour", "quarry:refreshing"],
+        [
+            ("quarry:alone", "quarry:refreshing", 1.02),
+            ("quarry:alone", "quarry:neighbour", None),
+            ("quarry:neighbour", "quarry:refreshing", None),
+        ],
+    ),
 }  # fmt: skip
-OURS = {"encode": quarry.encode, "refresh": quarry.refresh, "train": quarry.train}
+OURS = {
+    "encode": quarry.encode,
+    "refresh": quarry.refresh,
+    "train": quarry.train,
+    "asynchrony": quarry.asynchrony,
+}
 
 
 def peer(args, contender):
@@ -58,7 +72,9 @@ def measure(args, suite):
     """One list of results a contender, one result a round, contenders in turn."""
     contenders, _ = SUITES[suite]
     found = {contender: [] for contender in contenders}
+    first = args.seed
     for turn in range(args.rounds):
+        args.seed = first + turn
         for contender in contenders:
             name, _, dtype = contender.partition(":")
             result = OURS[suite](args, dtype) if name == "quarry" else peer(args, contender)
@@ -67,6 +83,7 @@ def measure(args, suite):
             print(f"round {turn + 1} {suite:8} {contender:16} {rate:9.1f}", file=sys.stderr)
             if suite == "encode" and not contender.startswith(("peak", "quarry:bf16")):
                 result["cosine"] = agree(args.work, contender)
+    args.seed = first
     return found
 
 
@@ -105,7 +122,7 @@ def ratios(suite, found):
 
 def shares(args, suite, found):
     """Useful FLOP/s of Quarry over the fastest product the machine does, round by round."""
-    if suite == "refresh":
+    if suite not in ("encode", "train"):
         return []
     texts = list(peers.texts_of(args.texts))
     longest = 256 if suite == "encode" else args.length
@@ -133,9 +150,11 @@ def show(suite, report):
         rates = [r.get("flops", 0) / 1e9 or r["texts"] / r["seconds"] for r in results]
         if suite == "refresh":
             rates = [r["seconds"] for r in results]
-        unit = {"refresh": "s", "train": "pairs/s"}.get(suite, "texts/s")
+        unit = {"refresh": "s", "encode": "texts/s"}.get(suite, "pairs/s")
         unit = "GFLOP/s" if contender.startswith("peak") else unit
         print(f"  {contender:18}{'  '.join(f'{rate:8.1f}' for rate in rates)}  {unit}")
+        for line in beside(results):
+            print(f"  {'':18}{line}")
     for row in report["ratios"]:
         line = "  ".join(f"{ratio:5.2f}" for ratio in row["ratios"])
         middle = statistics.median(row["ratios"])
@@ -146,9 +165,28 @@ def show(suite, report):
         print(f"  useful FLOP/s of the {row['dtype']} gemm peak  {line}")
 
 
+def beside(results):
+    """What a run shows besides its pace."""
+    if all("losses" in r for r in results):
+        third = len(results[0]["losses"]) // 3
+        for name, part in (("first", slice(third)), ("last", slice(-third, None))):
+            means = "  ".join(f"{statistics.mean(r['losses'][part]):8.4f}" for r in results)
+            yield f"{means}  mean loss of the {name} {third} steps"
+    for key, form, what in (
+        ("peak_mib", "8.0f", "MiB at most"),
+        ("slowest_swap_ms", "8.1f", "ms, the slowest swap"),
+        ("generations", "8d", "generations in use"),
+    ):
+        if all(key in r for r in results):
+            yield f"{'  '.join(f'{r[key]:{form}}' for r in results)}  {what}"
+    if all("idle" in r for r in results):
+        shares = [r["idle"] / r["seconds"] for r in results]
+        yield f"{'  '.join(f'{share:8.3%}' for share in shares)}  waiting for data"
+
+
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("suites", nargs="*", help="encode, refresh, train (all)")
+    parser.add_argument("suites", nargs="*", help="encode, refresh, train, asynchrony (all)")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--data", type=Path, default=Path("data/squad-mini"))

@@ -189,7 +189,11 @@ def train(args, dtype):
     )
 
     class Clock(TrainerCallback):
-        ends = []
+        ends, losses = [], []
+
+        def on_log(self, *_, logs, **__):
+            if "loss" in logs:
+                self.losses.append(float(logs["loss"]))
 
         def on_step_end(self, *_, **__):
             self.ends.append(time.perf_counter())
@@ -199,11 +203,14 @@ def train(args, dtype):
         max_steps=args.steps,
         per_device_train_batch_size=32,
         learning_rate=3e-5,
+        warmup_ratio=0.1,
+        weight_decay=0.01,
         bf16=dtype == "bf16",
         use_cpu=True,
         report_to=[],
         save_strategy="no",
-        logging_strategy="no",
+        logging_strategy="steps",
+        logging_steps=1,
         disable_tqdm=True,
         dataloader_num_workers=0,
         batch_sampler="no_duplicates",
@@ -219,7 +226,8 @@ def train(args, dtype):
     trainer.train()
     # The first steps meet cold caches and compile kernels.
     timed = Clock.ends[args.warmup - 1 :]
-    return {"seconds": timed[-1] - timed[0], "texts": 32 * (len(timed) - 1)}
+    seconds, texts = timed[-1] - timed[0], 32 * (len(timed) - 1)
+    return {"seconds": seconds, "texts": texts, "losses": Clock.losses}
 
 
 def peak(args, dtype):

@@ -1,8 +1,12 @@
 """Quarry's own contenders: its programs, as its users start them."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -96,20 +100,45 @@ def dense_generation(url, work, inferencer):
 
 def train(args, dtype):
     """Steps of a run whose fleet has nothing to do once generation 0 is there."""
+    return steps_of(args, {
+        "train.precision": f'"{dtype}"',
+        "train.checkpoint_every": 1000,
+        "refresh.when": '"never"',
+        "fleet.trainer_threads": args.threads,
+    })  # fmt: skip
+
+
+def asynchrony(args, fleet):
+    """The same steps with a fleet on a core of its own: `alone` it is idle, `refreshing`
+    it is busy from the first step to the last, and as a `neighbour` a loop that adds
+    numbers and touches no memory has that core, which shows what the machine takes for
+    any work there. All write a checkpoint every third step."""
+    loop = ["taskset", "-c", "1", sys.executable, "-c", "x = 0\nwhile True: x += 1"]
+    neighbour = subprocess.Popen(loop) if fleet == "neighbour" else None
+    try:
+        return steps_of(args, {
+            "train.checkpoint_every": 3,
+            "refresh.when": '"idle"' if fleet == "refreshing" else '"never"',
+            "fleet.trainer_threads": 1,
+        }, cores=(0, 1))  # fmt: skip
+    finally:
+        if neighbour:
+            neighbour.kill()
+            neighbour.wait()
+
+
+def steps_of(args, settings, cores=None):
     store = args.work / "train"
     shutil.rmtree(store, ignore_errors=True)
     settings = {
         "seed": args.seed,
-        "train.precision": f'"{dtype}"',
         "train.max_steps": args.steps,
         "train.batch_size": 32,
         "train.passage_length": args.length,
         "train.negatives": 0,
-        "train.checkpoint_every": 1000,
-        "refresh.when": '"never"',
         "refresh.on_stale": '"off"',
-        "fleet.trainer_threads": args.threads,
         "fleet.worker_threads": 1,
+        **settings,
     }
     command = [
         BIN / "quarry", "run", "recipes/ance.toml", "--data", args.data,
@@ -117,13 +146,55 @@ def train(args, dtype):
     ]  # fmt: skip
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
+    watch = Trainer(store, cores)
+    watch.start()
     timed(command, args.work / "train.log")
+    watch.done.set()
+    watch.join()
     steps = [json.loads(line) for line in open(store / "losses.jsonl", encoding="utf-8")]
     counted = steps[args.warmup :]
-    return {
+    found = {
         "seconds": sum(step["step_ms"] for step in counted) / 1000,
         "texts": 32 * len(counted),
         "idle": sum(step["idle_ms"] for step in counted) / 1000,
+        "peak_mib": watch.peak_mib,
+        "losses": [step["loss"] for step in steps],
+        "generations": len({step["generation"] for step in steps}),
     }
+    trainer = (store / "logs" / "trainer.log").read_text(encoding="utf-8")
+    if swaps := [float(ms) for ms in re.findall(r"switched negatives.* swap_ms=([\d.]+)", trainer)]:
+        found["slowest_swap_ms"] = max(swaps)
+    return found
 
 
+class Trainer(threading.Thread):
+    """Follows the trainer of a run: its peak memory, and the cores it may use, if the
+    trainer is to have the first of `cores` and the other programs the second."""
+
+    def __init__(self, store, cores):
+        super().__init__(daemon=True)
+        self.store, self.cores = str(store), cores
+        self.done, self.peak_mib, self.pinned = threading.Event(), 0.0, set()
+
+    def run(self):
+        while not self.done.wait(0.2):
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    self.look(process)
+                except OSError:
+                    continue  # It has ended.
+
+    def look(self, process):
+        command = (process / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+        if not any(self.store in part for part in command):
+            return
+        trainer = Path(command[0]).name == "quarry-trainer"
+        if self.cores:
+            for thread in (process / "task").iterdir():
+                if thread.name not in self.pinned:
+                    os.sched_setaffinity(int(thread.name), {self.cores[0 if trainer else 1]})
+                    self.pinned.add(thread.name)
+        if trainer:
+            status = (process / "status").read_text(encoding="utf-8")
+            peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+            self.peak_mib = max(self.peak_mib, int(peak[1]) / 1024 if peak else 0)
