@@ -129,7 +129,9 @@ pub struct Coordinator {
 
 impl Coordinator {
     fn pid(&self) -> Result<u32> {
-        self.process.id().context("the coordinator has ended; see its log")
+        self.process
+            .id()
+            .context("the coordinator has ended; see its log")
     }
 
     pub fn usage(&self) -> Result<Usage> {
