@@ -42,7 +42,8 @@ def show(found):
     print("\ncoordinator")
     print("  tasks   workers  cpu s  us/task     MiB  lease p50, p99 ms  publish s  records  log MiB  snapshots MiB")
     for row in found["whole"]:
-        lease, log = row["lease_ms"], row["log"]
+        # Of a thousand workers and tasks nobody gets a second one at once.
+        lease, log = {name: ms or 0.0 for name, ms in row["lease_ms"].items()}, row["log"]
         print(
             f"  {row['tasks']:<8}{row['workers']:<7}{row['cpu_seconds']:7.2f}"
             f"{row['cpu_seconds'] / row['tasks'] * 1e6:9.0f}{row['memory_mib']:8.0f}"
