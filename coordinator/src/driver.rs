@@ -9,6 +9,7 @@ use crate::follower::Taken;
 use crate::handle::{Handle, Inspection, Reply, Request, WorkAnswer};
 use crate::log::{Log, LogError};
 use crate::narrate::Narrator;
+use crate::snapshots::Snapshots;
 use crate::state::{
     Announcement, Answer, Change, Effect, Event, LeaseKey, Rejected, SettingsError, State, TaskKey,
     Timestamp,
@@ -28,8 +29,6 @@ const BATCH: usize = 1024;
 const TICK: Duration = Duration::from_millis(250);
 /// Pause before a record that the store refused is written again.
 const APPEND_RETRY: Duration = Duration::from_secs(1);
-/// Records between two snapshots.
-const SNAPSHOT_EVERY: u64 = 512;
 /// Time between two looks for a successor.
 const LOOK_OUT: Duration = Duration::from_secs(5);
 /// How long such a look may hold up the requests.
@@ -67,6 +66,7 @@ pub struct Driver {
     jobs: JoinSet<Event>,
     backlog: Vec<Request>,
     narrator: Narrator,
+    snapshots: Snapshots,
     /// Looks for a successor that the store has not answered since it last did.
     vain_looks: u32,
 }
@@ -101,6 +101,7 @@ impl Driver {
         let (active, receiver) = watch::channel(state.run.announcement());
         let mut driver = Self {
             state,
+            snapshots: Snapshots::new(&log),
             log,
             store,
             started: Instant::now(),
@@ -244,11 +245,11 @@ impl Driver {
         if changes.is_empty() {
             return Ok(());
         }
-        let sequence = loop {
+        loop {
             match self.log.append(self.state.run.epoch, changes).await {
-                Ok(sequence) => {
+                Ok(_) => {
                     self.vain_looks = 0;
-                    break sequence;
+                    break;
                 }
                 Err(LogError::Store(error)) => {
                     tracing::error!(%error, "cannot write the log, trying again");
@@ -256,12 +257,8 @@ impl Driver {
                 }
                 Err(error) => return Err(error.into()),
             }
-        };
-        if sequence.is_multiple_of(SNAPSHOT_EVERY)
-            && let Err(error) = self.log.snapshot(&self.state.run).await
-        {
-            tracing::warn!(%error, "cannot write a snapshot; the next start will take longer");
         }
+        self.snapshots.keep_up(&self.log, &self.state.run);
         Ok(())
     }
 

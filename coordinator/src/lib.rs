@@ -17,6 +17,7 @@ mod narrate;
 pub mod options;
 pub mod role;
 pub mod server;
+mod snapshots;
 pub mod standby;
 pub mod state;
 pub mod status;

@@ -16,12 +16,12 @@ use thiserror::Error;
 /// Version of the form of records and snapshots.
 const VERSION: u32 = 1;
 /// Records read at once while taking over.
-const READS: usize = 32;
+const READS: usize = 64;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
+pub struct Record<C = Vec<Change>> {
     /// Version of this form.
     pub version: u32,
     /// Its number, from 1.
@@ -31,16 +31,16 @@ pub struct Record {
     /// Who wrote it, unique to a process.
     pub writer: String,
     /// What happened, in order.
-    pub changes: Vec<Change>,
+    pub changes: C,
 }
 
 /// The durable state after a record.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Snapshot {
+struct Snapshot<R> {
     version: u32,
     sequence: u64,
-    run: Run,
+    run: R,
 }
 
 /// Why the log cannot be read or written.
@@ -76,6 +76,8 @@ pub struct Log {
     writer: String,
     /// Number of the next record.
     next: u64,
+    /// Bytes of the records that this process wrote.
+    written: u64,
 }
 
 impl Log {
@@ -108,6 +110,7 @@ impl Log {
             store,
             writer,
             next,
+            written: 0,
         };
         Ok((log, run))
     }
@@ -153,12 +156,15 @@ impl Log {
             sequence,
             epoch,
             writer: self.writer.clone(),
-            changes: changes.to_vec(),
+            changes,
         };
         let path = layout::log_record(sequence);
-        match self.store.create(&path, encode(&path, &record)?).await? {
+        let bytes = encode(&path, &record)?;
+        let size = bytes.len() as u64;
+        match self.store.create(&path, bytes).await? {
             Created::Yes => {
                 self.next += 1;
+                self.written += size;
                 Ok(sequence)
             }
             Created::Exists => Err(LogError::Fenced { sequence }),
@@ -171,20 +177,28 @@ impl Log {
         self.next - 1
     }
 
-    /// Writes a snapshot of `run`, the state after the last record.
+    /// Bytes of the records that this process wrote.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Writes a snapshot of `run`, the state after the last record; returns its size.
     ///
     /// # Errors
     /// If the store fails; nothing is lost then but time at the next start.
-    pub async fn snapshot(&self, run: &Run) -> Result<(), LogError> {
+    pub async fn snapshot(&self, run: &Run) -> Result<u64, LogError> {
         let sequence = self.last();
         let path = layout::log_snapshot(sequence);
         let snapshot = Snapshot {
             version: VERSION,
             sequence,
-            run: run.clone(),
+            run,
         };
-        self.store.create(&path, encode(&path, &snapshot)?).await?;
-        Ok(())
+        let bytes = encode(&path, &snapshot)?;
+        let size = bytes.len() as u64;
+        self.store.create(&path, bytes).await?;
+        Ok(size)
     }
 }
 
@@ -197,7 +211,7 @@ async fn latest_snapshot(store: &Store, mut sequences: Vec<u64>) -> Result<(Run,
         let Some(bytes) = store.get_raw(&path).await? else {
             continue;
         };
-        match serde_json::from_slice::<Snapshot>(&bytes) {
+        match serde_json::from_slice::<Snapshot<Run>>(&bytes) {
             Ok(snapshot) if (snapshot.version, snapshot.sequence) == (VERSION, sequence) => {
                 return Ok((snapshot.run, sequence));
             }

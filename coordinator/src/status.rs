@@ -2,6 +2,7 @@
 
 use crate::state::{Life, PublishedGeneration, State, Timestamp};
 use quarry_proto::v1;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything `quarry status` shows.
 #[must_use]
@@ -118,23 +119,36 @@ fn eta_seconds(state: &State, now: Timestamp) -> Option<f64> {
 }
 
 fn workers(state: &State, now: Timestamp) -> Vec<v1::WorkerStatus> {
+    let fleet = &state.fleet;
+    let leases = fleet
+        .leases
+        .values()
+        .map(|held| (held.worker.as_str(), held));
+    // The first lease of a worker, should it hold several.
+    let mut holding = BTreeMap::new();
+    for (worker, held) in leases {
+        holding.entry(worker).or_insert(held);
+    }
+    let waiting: BTreeSet<&str> = fleet.waiting.iter().map(|w| w.worker.as_str()).collect();
     let status = |(worker, seen): (&String, &Timestamp)| {
-        let held = state
-            .fleet
-            .leases
-            .values()
-            .find(|held| held.worker == *worker);
+        let held = holding.get(worker.as_str());
         let work = held.and_then(|held| Some((held, state.board.as_ref()?)));
+        // Who waits is on the line.
+        let seen = if waiting.contains(worker.as_str()) {
+            now
+        } else {
+            *seen
+        };
         v1::WorkerStatus {
             worker: worker.clone(),
             task: work.map_or(String::new(), |(held, board)| {
                 board.plan.tasks[held.task as usize].work.to_string()
             }),
             progress: held.map_or(0.0, |held| held.progress),
-            seconds_since_heartbeat: seconds(now.since(*seen)),
+            seconds_since_heartbeat: seconds(now.since(seen)),
         }
     };
-    state.fleet.seen.iter().map(status).collect()
+    fleet.seen.iter().map(status).collect()
 }
 
 fn seconds(ms: u64) -> f64 {

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import coordinator
 import floors
 import peers
 import quarry
@@ -186,7 +187,7 @@ def beside(results):
 
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("suites", nargs="*", help="encode, refresh, train, asynchrony (all)")
+    parser.add_argument("suites", nargs="*", help="encode, refresh, train, asynchrony, coordinator (all)")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--data", type=Path, default=Path("data/squad-mini"))
@@ -200,12 +201,19 @@ def main():
     args = parser.parse_args()
     args.work = Path("target/bench")
     args.work.mkdir(parents=True, exist_ok=True)
-    args.texts = passages(args)
-    unknown = set(args.suites) - set(SUITES)
+    suites = [*SUITES, "coordinator"]
+    unknown = set(args.suites) - set(suites)
     if unknown:
-        parser.error(f"unknown suite {', '.join(sorted(unknown))}: choose from {', '.join(SUITES)}")
+        parser.error(f"unknown suite {', '.join(sorted(unknown))}: choose from {', '.join(suites)}")
+    wanted = args.suites or suites
+    if set(wanted) & set(SUITES):
+        args.texts = passages(args)
     reports = {}
-    for suite in args.suites or SUITES:
+    for suite in wanted:
+        if suite == "coordinator":  # has no peer
+            reports[suite] = coordinator.measure(args)
+            coordinator.show(reports[suite])
+            continue
         found = measure(args, suite)
         reports[suite] = {
             "results": found,

@@ -129,14 +129,6 @@ impl Board {
         self.progress.iter().copied()
     }
 
-    /// Done and all tasks of one kind of work.
-    #[must_use]
-    pub fn progress_of(&self, kind: &str) -> (u32, u32) {
-        let mut stages = self.stages();
-        let found = stages.find(|(k, ..)| *k == kind);
-        found.map_or((0, 0), |(_, done, all)| (done, all))
-    }
-
     fn count(&mut self, task: u32, finished: bool) {
         let kind = self.plan.tasks[task as usize].work.kind();
         if let Some(known) = self.progress.iter_mut().find(|(k, ..)| *k == kind) {

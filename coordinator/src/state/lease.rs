@@ -4,34 +4,14 @@
 
 use super::State;
 use super::blame::Failure;
+use super::durations::Durations;
 use super::event::{Answer, Effect, Event, LeaseKey, Rejected, TaskKey, Timestamp};
+use super::held::{Held, Leases};
 use quarry_proto::Lease;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Longest wait for work, whatever a worker asks for.
 const LONGEST_WAIT_MS: u64 = 60_000;
-/// A backup attempt starts beyond this multiple of the median duration …
-const STRAGGLER_RATIO: f64 = 1.5;
-/// … once this share of the tasks of the same kind is done.
-const STRAGGLER_SHARE: f64 = 0.75;
-/// … and never before the task has taken this long: short ones end by themselves.
-const STRAGGLER_LEAST_MS: u64 = 5_000;
-
-/// A granted lease.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Held {
-    /// Task of the open generation.
-    pub task: u32,
-    /// Who holds it.
-    pub worker: String,
-    /// When it was granted.
-    pub granted: Timestamp,
-    /// When it lapses, unless a heartbeat comes.
-    pub deadline: Timestamp,
-    /// Share done, as last reported.
-    pub progress: f64,
-}
-
 /// A worker that waits for work.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Waiter {
@@ -47,26 +27,28 @@ pub struct Waiter {
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     /// Live leases, all on tasks of the open generation that are not done.
-    pub leases: BTreeMap<LeaseKey, Held>,
+    pub leases: Leases,
     /// Workers waiting for work, first come first served.
-    pub waiting: Vec<Waiter>,
-    /// When each worker was last heard of.
+    pub waiting: VecDeque<Waiter>,
+    /// When each worker was last heard of, or, if it waits, began to wait or later.
     pub seen: BTreeMap<String, Timestamp>,
     /// When any worker was last heard of.
     pub last_contact: Timestamp,
-    /// Durations of finished attempts in milliseconds, sorted, by kind of work.
-    pub durations: BTreeMap<&'static str, Vec<u64>>,
+    /// Durations of finished attempts by kind of work.
+    durations: BTreeMap<&'static str, Durations>,
     /// Medians of the generation before, for estimates.
     past: BTreeMap<&'static str, u64>,
     last_lease: u64,
+    /// Before this moment no lease lapses, no wait ends and no worker vanishes: there
+    /// is no need to look.
+    quiet_until: Timestamp,
 }
 
 impl Fleet {
     /// Median duration of the kind of work, in milliseconds.
     #[must_use]
     pub fn median_ms(&self, kind: &str) -> Option<u64> {
-        let sorted = self.durations.get(kind)?;
-        sorted.get(sorted.len() / 2).copied()
+        self.durations.get(kind)?.median()
     }
 
     /// Median duration of the kind of work in this generation or the one before.
@@ -78,43 +60,73 @@ impl Fleet {
 
     /// Another generation begins: another checkpoint, other durations.
     pub(super) fn forget_durations(&mut self) {
-        for (kind, sorted) in std::mem::take(&mut self.durations) {
+        for (kind, durations) in std::mem::take(&mut self.durations) {
             self.past
-                .extend(sorted.get(sorted.len() / 2).map(|median| (kind, *median)));
+                .extend(durations.median().map(|median| (kind, median)));
         }
     }
 
     fn learn(&mut self, kind: &'static str, duration: u64) {
-        let sorted = self.durations.entry(kind).or_default();
-        let at = sorted.partition_point(|d| *d <= duration);
-        sorted.insert(at, duration);
+        self.durations.entry(kind).or_default().learn(duration);
     }
+
+    fn hold(&mut self, key: LeaseKey, held: Held) {
+        self.quiet_until = self.quiet_until.min(held.deadline);
+        self.leases.insert(key, held);
+    }
+
+    /// Notes a sign of life; returns whether it is the first of a worker that vanishes
+    /// after `lease_ms` without another.
+    fn hear(&mut self, now: Timestamp, worker: &str, lease_ms: u64) -> bool {
+        self.quiet_until = self.quiet_until.min(vanishing(now, lease_ms));
+        match self.seen.get_mut(worker) {
+            Some(seen) => *seen = now,
+            None => return self.seen.insert(worker.to_owned(), now).is_none(),
+        }
+        false
+    }
+}
+
+/// When a worker last heard of at `seen` has been silent for longer than a lease.
+fn vanishing(seen: Timestamp, lease_ms: u64) -> Timestamp {
+    seen.plus(lease_ms).plus(1)
 }
 
 impl State {
     /// Notes that a worker was heard of.
     pub(super) fn see(&mut self, now: Timestamp, worker: &str, effects: &mut Vec<Effect>) {
         self.fleet.last_contact = now;
-        if self.fleet.seen.insert(worker.to_owned(), now).is_none() {
+        if self.fleet.hear(now, worker, self.settings.lease_ms()) {
             let worker = worker.to_owned();
             effects.push(Effect::WorkerJoined { worker });
         }
     }
 
     pub(super) fn request_work(&mut self, now: Timestamp, ticket: u64, worker: String, ms: u64) {
-        self.fleet.waiting.push(Waiter {
+        let until = now.plus(ms.min(LONGEST_WAIT_MS));
+        self.fleet.quiet_until = self.fleet.quiet_until.min(until);
+        self.fleet.waiting.push_back(Waiter {
             ticket,
             worker,
-            until: now.plus(ms.min(LONGEST_WAIT_MS)),
+            until,
         });
+    }
+
+    /// Nobody listens for the answer any more. The worker was alive until now.
+    pub(super) fn abandon(&mut self, now: Timestamp, ticket: u64) {
+        let lease_ms = self.settings.lease_ms();
+        let Some(at) = self.fleet.waiting.iter().position(|w| w.ticket == ticket) else {
+            return;
+        };
+        if let Some(waiter) = self.fleet.waiting.remove(at) {
+            self.fleet.hear(now, &waiter.worker, lease_ms);
+        }
     }
 
     /// The coordinator could not listen for `ms`: silence during that time is
     /// nobody's fault.
     pub(super) fn forgive(&mut self, ms: u64) {
-        for held in self.fleet.leases.values_mut() {
-            held.deadline = held.deadline.plus(ms);
-        }
+        self.fleet.leases.prolong(ms);
         let seen = self.fleet.seen.values_mut();
         let trainer = self.trainer.as_mut().map(|(at, _)| at);
         for at in seen.chain(trainer).chain([&mut self.fleet.last_contact]) {
@@ -135,12 +147,12 @@ impl State {
             return Answer::Beat { cancelled: true };
         };
         let deadline = now.plus(self.settings.lease_ms());
-        if let Some(held) = self.fleet.leases.get_mut(&lease) {
-            if held.worker == worker {
-                held.deadline = deadline;
-                held.progress = progress.clamp(0.0, 1.0);
-            }
+        if let Some(held) = self.fleet.leases.get(lease) {
             let cancelled = held.worker != worker;
+            if !cancelled {
+                let progress = progress.clamp(0.0, 1.0);
+                self.fleet.leases.renew(lease, deadline, progress);
+            }
             return Answer::Beat { cancelled };
         }
         self.acquit(&worker, lease);
@@ -154,7 +166,7 @@ impl State {
                 deadline,
                 progress,
             };
-            self.fleet.leases.insert(lease, held);
+            self.fleet.hold(lease, held);
         }
         Answer::Beat {
             cancelled: adopted.is_none(),
@@ -168,11 +180,10 @@ impl State {
         let (Some(open), Some(board)) = (&self.run.open, &self.board) else {
             return false;
         };
-        let of_task = |held: &&Held| held.task == task.number;
-        let mut holders = self.fleet.leases.values().filter(of_task);
+        let mut holders = self.fleet.leases.of_task(task.number);
         let free = match (holders.next(), holders.next()) {
             (None, _) => board.ready.contains(&task.number),
-            (Some(only), None) => only.worker != worker,
+            (Some((_, only)), None) => only.worker != worker,
             (Some(_), Some(_)) => false,
         };
         open.generation == task.generation && free
@@ -195,7 +206,7 @@ impl State {
             return Ok(Answer::Done);
         };
         let ours = |held: &&Held| held.worker == worker;
-        let held = self.fleet.leases.get(&lease).filter(ours);
+        let held = self.fleet.leases.get(lease).filter(ours);
         let task = match held.map(|held| held.task) {
             Some(task) => {
                 self.end_lease(lease);
@@ -223,7 +234,7 @@ impl State {
 
     /// Removes a lease and frees its task.
     fn end_lease(&mut self, lease: LeaseKey) {
-        let Some(held) = self.fleet.leases.remove(&lease) else {
+        let Some(held) = self.fleet.leases.remove(lease) else {
             return;
         };
         if let (Some(board), Some(open)) = (self.board.as_mut(), self.run.open.as_ref()) {
@@ -233,20 +244,64 @@ impl State {
 
     /// Removes every lease on a finished task, and learns how long it took.
     pub(super) fn end_leases_of(&mut self, now: Timestamp, task: u32, winner: LeaseKey) {
-        if let (Some(held), Some(board)) = (self.fleet.leases.get(&winner), self.board.as_ref()) {
-            let kind = board.plan.tasks[task as usize].work.kind();
+        if let (Some(held), Some(board)) = (self.fleet.leases.get(winner), self.board.as_ref()) {
+            let kind = board.plan.tasks[held.task as usize].work.kind();
             self.fleet.learn(kind, now.since(held.granted));
         }
-        self.fleet.leases.retain(|_, held| held.task != task);
+        let keys: Vec<LeaseKey> = self.fleet.leases.of_task(task).map(|(k, _)| k).collect();
+        for key in keys {
+            self.fleet.leases.remove(key);
+        }
     }
 
     /// Lets leases lapse, answers requests that waited long enough and forgets
     /// workers that vanished.
     pub(super) fn expire(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if now < self.fleet.quiet_until {
+            return;
+        }
+        self.lapse(now, effects);
+        self.end_waits(now, effects);
+        for worker in self.vanished(now) {
+            self.fleet.seen.remove(&worker);
+            effects.push(Effect::WorkerVanished { worker });
+        }
+        self.fleet.quiet_until = self.next_expiry(now);
+    }
+
+    /// Workers that were silent for longer than a lease and neither hold one nor wait.
+    fn vanished(&self, now: Timestamp) -> Vec<String> {
+        let (fleet, lease_ms) = (&self.fleet, self.settings.lease_ms());
+        let silent = fleet.seen.iter();
+        let silent = silent.filter(|(_, seen)| vanishing(**seen, lease_ms) <= now);
+        let mut silent: BTreeSet<&String> = silent.map(|(worker, _)| worker).collect();
+        if !silent.is_empty() {
+            let waiting = fleet.waiting.iter().map(|waiter| &waiter.worker);
+            let holding = fleet.leases.values().map(|held| &held.worker);
+            waiting.chain(holding).for_each(|busy| {
+                silent.remove(busy);
+            });
+        }
+        silent.into_iter().cloned().collect()
+    }
+
+    /// Until when nothing expires. Whoever is silent now waits, and is heard of when it
+    /// no longer does.
+    fn next_expiry(&self, now: Timestamp) -> Timestamp {
+        let (fleet, lease_ms) = (&self.fleet, self.settings.lease_ms());
+        let lapses = fleet.leases.values().map(|held| held.deadline);
+        let ends = fleet.waiting.iter().map(|waiter| waiter.until);
+        let vanish = fleet.seen.values().map(|seen| vanishing(*seen, lease_ms));
+        let vanish = vanish.filter(|at| *at > now);
+        let all = lapses.chain(ends).chain(vanish);
+        all.min().unwrap_or(Timestamp(u64::MAX))
+    }
+
+    fn lapse(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let lapsed = |(key, held): (&LeaseKey, &Held)| (held.deadline <= now).then_some(*key);
         let lapsed: Vec<LeaseKey> = self.fleet.leases.iter().filter_map(lapsed).collect();
         for lease in lapsed {
-            let Some(held) = self.fleet.leases.get(&lease) else {
+            let Some(held) = self.fleet.leases.get(lease) else {
                 break; // the generation was given up over the one before
             };
             let failure = Failure {
@@ -259,45 +314,55 @@ impl State {
             self.end_lease(lease);
             self.blame(failure, effects);
         }
-        self.fleet.waiting.retain(|waiter| {
-            let over = waiter.until <= now;
-            if over {
-                let (ticket, finished) = (waiter.ticket, false);
-                effects.push(Effect::NoWork { ticket, finished });
-            }
-            !over
-        });
-        let busy = |worker: &String| {
-            self.fleet.waiting.iter().any(|w| w.worker == *worker)
-                || self.fleet.leases.values().any(|h| h.worker == *worker)
-        };
+    }
+
+    fn end_waits(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let lease_ms = self.settings.lease_ms();
-        let gone = |(worker, seen): (&String, &Timestamp)| {
-            (now.since(*seen) > lease_ms && !busy(worker)).then(|| worker.clone())
-        };
-        let gone: Vec<String> = self.fleet.seen.iter().filter_map(gone).collect();
-        for worker in gone {
-            self.fleet.seen.remove(&worker);
-            effects.push(Effect::WorkerVanished { worker });
+        let all = std::mem::take(&mut self.fleet.waiting).into_iter();
+        let (over, waiting): (Vec<Waiter>, _) = all.partition(|waiter| waiter.until <= now);
+        self.fleet.waiting = waiting.into();
+        for waiter in over {
+            // A worker that waits is alive.
+            self.fleet.hear(now, &waiter.worker, lease_ms);
+            let (ticket, finished) = (waiter.ticket, false);
+            effects.push(Effect::NoWork { ticket, finished });
         }
     }
 
     /// Gives waiting workers what there is to do.
     pub(super) fn grant(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.fleet.waiting.is_empty() {
+            return;
+        }
+        self.fleet.last_contact = now;
         let finished = self.run.trained() && self.run.open.is_none();
-        for waiter in std::mem::take(&mut self.fleet.waiting) {
-            let ticket = waiter.ticket;
+        let lease_ms = self.settings.lease_ms();
+        let mut empty_handed = Vec::new();
+        // Stops when nothing is left: a thousand may wait while one task is done.
+        while finished || self.has_work(now) {
+            let Some(waiter) = self.fleet.waiting.pop_front() else {
+                break;
+            };
             // A worker that waits is alive.
-            self.fleet.seen.insert(waiter.worker.clone(), now);
-            self.fleet.last_contact = now;
+            self.fleet.hear(now, &waiter.worker, lease_ms);
+            let ticket = waiter.ticket;
             if finished {
                 effects.push(Effect::NoWork { ticket, finished });
             } else if let Some(lease) = self.lease_for(now, &waiter.worker) {
                 effects.push(Effect::Grant { ticket, lease });
             } else {
-                self.fleet.waiting.push(waiter);
+                empty_handed.push(waiter);
             }
         }
+        for waiter in empty_handed.into_iter().rev() {
+            self.fleet.waiting.push_front(waiter);
+        }
+    }
+
+    /// Whether there is a task that some worker could be given.
+    fn has_work(&self, now: Timestamp) -> bool {
+        let ready = self.board.as_ref().is_some_and(|b| !b.ready.is_empty());
+        ready || self.stragglers(now).next().is_some()
     }
 
     fn lease_for(&mut self, now: Timestamp, worker: &str) -> Option<Lease> {
@@ -316,7 +381,7 @@ impl State {
             deadline: now.plus(duration),
             progress: 0.0,
         };
-        self.fleet.leases.insert(LeaseKey { epoch, id }, held);
+        self.fleet.hold(LeaseKey { epoch, id }, held);
         Some(Lease {
             id,
             attempt,
@@ -334,26 +399,5 @@ impl State {
         self.suspect(now, worker)
             .or_else(|| board.ready.iter().find(unblamed).copied())
             .or_else(|| self.straggler(now, worker))
-    }
-
-    /// A task whose only attempt takes much longer than its like did.
-    fn straggler(&self, now: Timestamp, worker: &str) -> Option<u32> {
-        let board = self.board.as_ref()?;
-        let slow = |held: &&Held| {
-            let kind = board.plan.tasks[held.task as usize].work.kind();
-            let (done, all) = board.progress_of(kind);
-            let Some(median) = self.fleet.median_ms(kind) else {
-                return false;
-            };
-            held.worker != worker
-                && !board.failed_with(held.task, worker)
-                && board.holders(held.task) == 1
-                && f64::from(done) >= STRAGGLER_SHARE * f64::from(all)
-                && now.since(held.granted) >= STRAGGLER_LEAST_MS
-                && now.since(held.granted) as f64 > STRAGGLER_RATIO * median as f64
-        };
-        let oldest = |held: &&Held| (held.granted, held.task);
-        let held = self.fleet.leases.values().filter(slow).min_by_key(oldest)?;
-        Some(held.task)
     }
 }

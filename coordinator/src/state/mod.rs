@@ -9,8 +9,10 @@
 
 mod blame;
 mod change;
+mod durations;
 mod event;
 mod generation;
+mod held;
 mod invariants;
 mod lease;
 mod plan;
@@ -20,6 +22,7 @@ mod retention;
 mod run;
 mod script;
 mod settings;
+mod straggler;
 mod trainer;
 mod trouble;
 
@@ -30,8 +33,9 @@ pub use event::{
     TrainerReport,
 };
 pub use generation::Board;
+pub use held::{Held, Leases};
 pub use invariants::check;
-pub use lease::{Fleet, Held, Waiter};
+pub use lease::{Fleet, Waiter};
 pub use plan::{Plan, Planned, blocks, partitions};
 pub use publication::Publishing;
 pub use refresh::Due;
@@ -63,6 +67,8 @@ pub struct State {
     opened: Timestamp,
     /// For how long it had been open under earlier processes.
     elapsed_before: u64,
+    /// Whether something happened that what is to be kept depends on.
+    retention_due: bool,
 }
 
 impl State {
@@ -79,6 +85,7 @@ impl State {
             collecting: BTreeSet::new(),
             opened: Timestamp::default(),
             elapsed_before: 0,
+            retention_due: true,
         }
     }
 
@@ -174,7 +181,7 @@ impl State {
                 worker,
                 wait_ms,
             } => self.request_work(now, ticket, worker, wait_ms),
-            Event::RequestAbandoned { ticket } => self.fleet.waiting.retain(|w| w.ticket != ticket),
+            Event::RequestAbandoned { ticket } => self.abandon(now, ticket),
             Event::Heartbeat { .. } => return Ok(Some(self.heartbeat(now, event))),
             Event::TaskCompleted {
                 lease,
@@ -236,6 +243,11 @@ impl State {
         if let Change::GenerationOpened { .. } = change {
             self.elapsed_before = 0;
         }
+        let task = matches!(
+            change,
+            Change::TaskCompleted { .. } | Change::TaskReopened { .. }
+        );
+        self.retention_due |= !task;
         effects.push(Effect::Append(change));
     }
 

@@ -12,7 +12,7 @@ use super::run::OpenGeneration;
 use super::settings::Settings;
 use quarry_artifacts::{BlockRef, GenerationManifest, layout};
 use quarry_proto::{Block, Role, TaskOutput, Work};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Pause before a publication that the store refused is tried again.
 const RETRY_MS: u64 = 5_000;
@@ -155,6 +155,7 @@ impl State {
             return;
         };
         self.publishing = Publishing::Idle;
+        let paths: BTreeSet<&String> = paths.iter().collect();
         let damaged = |output: &TaskOutput| {
             let mut objects = output.outputs.iter().map(|(_, o)| &o.path);
             objects.find(|path| paths.contains(path)).cloned()

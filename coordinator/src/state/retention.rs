@@ -12,8 +12,12 @@ use std::collections::BTreeSet;
 
 impl State {
     /// Retires what the policy no longer keeps, and asks for the deletion of
-    /// everything that is retired and still there.
+    /// everything that is retired and still there. A run grows long, so it is not looked
+    /// through at every heartbeat and task.
     pub(super) fn retire(&mut self, effects: &mut Vec<Effect>) {
+        if !std::mem::take(&mut self.retention_due) {
+            return;
+        }
         let kept = self.generations_to_keep();
         let live = self
             .run

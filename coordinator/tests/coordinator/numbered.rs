@@ -97,7 +97,9 @@ impl Writers {
                 Err(other) => return Err(TestCaseError::fail(other.to_string())),
             },
             Act::Look => prop_assert_eq!(log.check_unfenced().await.is_err(), behind > 0),
-            Act::Snapshot => log.snapshot(run).await.unwrap(),
+            Act::Snapshot => {
+                log.snapshot(run).await.unwrap();
+            }
             Act::TornSnapshot => {
                 let path = layout::log_snapshot(log.last());
                 self.store.create(&path, "{\"vers".into()).await.unwrap();

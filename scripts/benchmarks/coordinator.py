@@ -1,0 +1,60 @@
+"""The coordinator before a thousand stub workers: what a generation costs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BIN = Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "debug"
+TASKS = (1_000, 10_000, 100_000)
+WORKERS = (10, 100, 1_000)
+# A thousand workers, 100,000 tasks of 30 s, watched for so many seconds in the middle.
+REAL_PACE = ["--workers", 1_000, "--tasks", 100_000, "--real-pace", 120]
+
+
+def measure(args):
+    """Every size of generation and fleet once, then the largest at the pace of life."""
+    grid = [("whole", ["--workers", w, "--tasks", t]) for t in TASKS for w in WORKERS]
+    found = {"whole": [], "real_pace": []}
+    for kind, options in grid + [("real_pace", REAL_PACE)]:
+        figures = run(args, options)
+        found[kind].append(figures)
+        size = f"{figures['tasks']} tasks, {figures['workers']} workers"
+        print(f"coordinator {size:28} {figures['cpu_seconds']:8.2f} s", file=sys.stderr)
+    return found
+
+
+def run(args, options):
+    command = [BIN / "examples" / "scale", "--coordinator", BIN / "quarry-coordinator"]
+    command += ["--seed", args.seed, *options]
+    log = args.work / "scale.log"
+    with open(log, "w", encoding="utf-8") as errors:
+        done = subprocess.run(
+            [str(part) for part in command], stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    if done.returncode != 0:
+        raise SystemExit(f"bench: scale failed, see {log}")
+    return json.loads(done.stdout)
+
+
+def show(found):
+    print("\ncoordinator")
+    print("  tasks   workers  cpu s  us/task     MiB  lease p50, p99 ms  publish s  records  log MiB  snapshots MiB")
+    for row in found["whole"]:
+        # Of a thousand workers and tasks nobody gets a second one at once.
+        lease, log = {name: ms or 0.0 for name, ms in row["lease_ms"].items()}, row["log"]
+        print(
+            f"  {row['tasks']:<8}{row['workers']:<7}{row['cpu_seconds']:7.2f}"
+            f"{row['cpu_seconds'] / row['tasks'] * 1e6:9.0f}{row['memory_mib']:8.0f}"
+            f"{lease['p50']:10.1f} {lease['p99']:8.1f}{row['publish_seconds']:11.2f}"
+            f"{log['records']:9}{log['bytes'] / 2**20:9.1f}{log['snapshot_bytes'] / 2**20:15.1f}"
+        )
+    for row in found["real_pace"]:
+        rate = row["tasks_done"] / row["seconds"]
+        print(
+            f"  {row['workers']} workers at 30 s a task ({rate:.1f} tasks/s), half of {row['tasks']} done: "
+            f"{100 * row['core_share']:.1f} % of a core, goal 10; "
+            f"lease p50 {row['lease_ms']['p50']:.1f} ms, p99 {row['lease_ms']['p99']:.1f} ms; "
+            f"{row['log']['records']} records, {row['log']['snapshot_bytes'] / 2**20:.0f} MiB of snapshots"
+        )
