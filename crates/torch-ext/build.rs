@@ -3,15 +3,17 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 10] = [
     "adamw",
     "attention",
     "cuda",
+    "flash",
     "foreach",
     "inference",
     "linear",
     "norm",
     "settings",
+    "transfer",
 ];
 
 /// What computes: the compiler must see loops it may turn into vector code.

@@ -2,7 +2,7 @@
 //!
 //! Owns every torch `unsafe` of the workspace: the fused AdamW step, operations over
 //! lists of tensors, inference mode, oneDNN's fused linear layer, attention over packed sequences, LayerNorm of a sum, late loading of
-//! CUDA and libtorch's process-wide settings. Refuses anything that tch already
+//! CUDA, flash attention and unwaited copies there and libtorch's process-wide settings. Refuses anything that tch already
 //! offers and anything that knows what a model, a file format or a recipe is.
 //!
 //! Two rules hold throughout. An exception never crosses the border: every C++
@@ -16,16 +16,19 @@ mod attention;
 mod cuda;
 mod error;
 mod ffi;
+mod flash;
 mod foreach;
 mod inference;
 mod linear;
 mod norm;
 mod settings;
+mod transfer;
 
-pub use adamw::{AdamW, AdamWState, fused_adamw};
+pub use adamw::{AdamW, AdamWState, StepGuard, fused_adamw, fused_adamw_guarded};
 pub use attention::PackedAttention;
 pub use cuda::load_cuda;
 pub use error::Error;
+pub use flash::{FlashAttention, SequenceBounds};
 pub use foreach::{clip_global_norm_, global_norm, mul_scalar_, zero_};
 pub use inference::InferenceMode;
 pub use linear::{Activation, PackedLinear};
@@ -34,3 +37,4 @@ pub use settings::{
     header_version, libtorch_version, set_deterministic, set_flush_denormal,
     set_num_interop_threads, set_num_threads,
 };
+pub use transfer::{Download, upload};
