@@ -52,7 +52,10 @@ impl Download {
     pub fn begin(source: &Tensor) -> Result<Self, Error> {
         let torch = |e: tch::TchError| Error::argument(DOWNLOAD, e.to_string());
         if gpu(source.device(), DOWNLOAD)?.is_none() {
-            let copy = source.f_detach_copy().map_err(torch)?;
+            let detached = source.f_detach().map_err(torch)?;
+            let copy = detached
+                .f_to_device_(Device::Cpu, source.kind(), false, true)
+                .map_err(torch)?;
             return Ok(Self {
                 copy,
                 arrived: std::ptr::null_mut(),

@@ -191,6 +191,47 @@ fn batches(sequences: &[&[u32]], max_length: usize, budget: usize) -> Vec<Vec<us
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoder::{Pooling, Precision, Setting};
+    use crate::folder::ModelFolder;
+    use std::path::Path;
+
+    /// What a GPU does, here on the processor: one batch under way, the one before received.
+    #[test]
+    fn overlapped_batches_arrive_in_order_and_a_refusal_ends_them() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bert");
+        let setting = Setting {
+            device: Device::Cpu,
+            precision: Precision::F32,
+            pooling: Pooling::Mean,
+            normalize: true,
+            trainable: false,
+        };
+        let encoder = Encoder::load(ModelFolder::open(&dir).unwrap(), setting).unwrap();
+        let pass = encoder.pass(encoder.frozen.as_ref().unwrap());
+        let data: Vec<Vec<u32>> = (0..9u32).map(|i| (5..8 + i).collect()).collect();
+        let specials = Specials { first: 2, last: 3 };
+        let batch = |places: &[usize]| {
+            PackedBatch::new(places.iter().map(|&i| data[i].as_slice()), specials, 38)
+        };
+        let work = [vec![8], vec![7, 6], vec![5, 4, 3], vec![2, 1, 0]];
+        let mut found = Vec::new();
+        overlapped(&pass, &work, &batch, &mut |places, rows| {
+            found.push((places.to_vec(), rows));
+            Ok(())
+        })
+        .unwrap();
+        let alone = |places: &Vec<usize>| (places.clone(), block(&pass, &batch(places)).unwrap());
+        assert_eq!(found, work.each_ref().map(alone));
+
+        let mut received = 0;
+        let refused = overlapped(&pass, &work, &batch, &mut |_, _| {
+            received += 1;
+            Err(ModelError::NotFinite(0))
+        });
+        assert!(refused.is_err());
+        assert_eq!(received, 1);
+        assert!(overlapped(&pass, &[], &batch, &mut |_, _| Ok(())).is_ok());
+    }
 
     #[test]
     fn batches_hold_the_budget_and_every_sequence_once() {
