@@ -42,6 +42,9 @@ fn recipe(optimizer: Optimizer, loss: Loss) -> Recipe {
     recipe.train.loss = loss;
     recipe.train.negatives = 1;
     recipe.train.clip_norm = 0.5;
+    // Large, so that a gradient of rounding errors alone moves nothing: Adam would make a
+    // whole step of it.
+    recipe.train.epsilon = 1e-2;
     recipe.train.dropout.hidden = 0.0;
     recipe.train.dropout.attention = 0.0;
     recipe
@@ -123,16 +126,30 @@ fn steps_judged_late_train_as_others_do() {
                 .step(u64::from(step), &[micro(step, false)], 1e-3)
                 .unwrap();
             clipped |= expected.grad_norm > recipe.train.clip_norm;
-            assert!(
-                (found.loss - expected.loss).abs() < 1e-5,
-                "{optimizer:?} {step}"
-            );
-            assert!((found.grad_norm - expected.grad_norm).abs() < 1e-4 * expected.grad_norm);
+            for (found, expected) in [
+                (found.loss, expected.loss),
+                (found.grad_norm, expected.grad_norm),
+            ] {
+                assert!(
+                    (found - expected).abs() < 1e-5 * expected.max(1.0),
+                    "{optimizer:?} {loss:?} step {step}: {found} is not {expected}"
+                );
+            }
             assert_eq!(found.masked_fraction, expected.masked_fraction);
         }
         assert!(clipped, "nothing was clipped, so clipping was not compared");
-        let difference = largest_difference(&weights(&late), &weights(&prompt));
-        assert!(difference < 1e-5, "{optimizer:?} {loss:?}: {difference}");
+        let parameters = late.encoder().parameters();
+        let names = parameters.iter().map(|p| p.name.as_str());
+        for ((name, late), prompt) in names.zip(weights(&late)).zip(weights(&prompt)) {
+            // A softmax does not feel a constant added to all keys' scores: the gradient of
+            // this bias is rounding errors alone, and LAMB scales them to a whole step.
+            let noise = name.ends_with("attention.self.key.bias");
+            let difference = largest_difference(&[late], &[prompt]);
+            assert!(
+                noise || difference < 1e-5,
+                "{optimizer:?} {loss:?} {name}: {difference}"
+            );
+        }
     }
 }
 
