@@ -61,7 +61,6 @@ impl SequenceBounds {
     }
 
     /// `[B + 1]` i32 on the device: 0, then the sums of the lengths so far.
-    #[must_use]
     pub fn cumulative(&self) -> &Tensor {
         &self.cumulative
     }
