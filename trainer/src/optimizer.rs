@@ -237,10 +237,11 @@ impl Group {
             exp_avg_sqs: &mut pick(&self.exp_avg_sqs),
             state_steps: &mut pick(&self.steps),
         };
-        Ok(match guard {
+        match guard {
             Some(guard) => fused_adamw_guarded(state, hyper, &guard.as_step_guard())?,
             None => fused_adamw(state, hyper)?,
-        })
+        }
+        Ok(())
     }
 
     /// You et al. 2020 (arXiv 1904.00962) as ANCE and STAR run it: no bias
