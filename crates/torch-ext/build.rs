@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 14] = [
     "adamw",
     "attention",
     "cuda",
+    "flash",
     "foreach",
     "inference",
     "linear",
@@ -16,6 +17,7 @@ const SOURCES: [&str; 12] = [
     "tally",
     "trained_embeddings",
     "trained_linear",
+    "transfer",
 ];
 
 /// What computes: the compiler must see loops it may turn into vector code.

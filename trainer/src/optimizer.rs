@@ -4,11 +4,14 @@
 //! Refuses: learning-rate schedules (the caller passes the rate of the step) and
 //! a step on a norm that is not finite, which the caller must have refused.
 
+use crate::guard::Guard;
 use anyhow::{Context, Result, bail, ensure};
 use quarry_model::Parameter;
 use quarry_recipe::Optimizer as Kind;
 use quarry_recipe::Train;
-use quarry_torch_ext::{AdamW, AdamWState, clip_global_norm_, fused_adamw, global_norm, zero_};
+use quarry_torch_ext::{
+    AdamW, AdamWState, clip_global_norm_, fused_adamw, fused_adamw_guarded, global_norm, zero_,
+};
 use std::collections::BTreeMap;
 use tch::{Kind as Dtype, Tensor};
 
@@ -76,6 +79,20 @@ impl Optimizer {
         Ok(global_norm(&gradients)?.double_value(&[]))
     }
 
+    /// The bound on the gradients' norm; 0 clips nothing.
+    #[must_use]
+    pub fn clip_norm(&self) -> f64 {
+        self.clip_norm
+    }
+
+    /// The global L2 norm of the gradients, a scalar on their device that nobody waited for.
+    ///
+    /// # Errors
+    /// When no parameter has a gradient.
+    pub fn gradient_norm(&self) -> Result<Tensor> {
+        Ok(global_norm(&self.gradients())?)
+    }
+
     fn gradients(&self) -> Vec<Tensor> {
         let params = self.groups.iter().flat_map(|g| &g.params);
         params.map(Tensor::grad).filter(Tensor::defined).collect()
@@ -86,6 +103,18 @@ impl Optimizer {
     /// # Errors
     /// When libtorch refuses.
     pub fn step(&mut self, rate: f64) -> Result<()> {
+        self.update(rate, None)
+    }
+
+    /// As [`Optimizer::step`], clipped or refused as the device judged.
+    ///
+    /// # Errors
+    /// When libtorch refuses.
+    pub fn step_guarded(&mut self, rate: f64, guard: &Guard) -> Result<()> {
+        self.update(rate, Some(guard))
+    }
+
+    fn update(&mut self, rate: f64, guard: Option<&Guard>) -> Result<()> {
         let _guard = tch::no_grad_guard();
         for group in &mut self.groups {
             match self.kind {
@@ -97,9 +126,17 @@ impl Optimizer {
                         weight_decay: group.decay,
                         eps: self.epsilon,
                     };
-                    group.adamw(&hyper)?;
+                    group.adamw(&hyper, guard)?;
                 }
-                Kind::Lamb => group.lamb(rate, self.beta1, self.beta2, self.epsilon)?,
+                Kind::Lamb => {
+                    let hyper = Lamb {
+                        rate,
+                        beta1: self.beta1,
+                        beta2: self.beta2,
+                        epsilon: self.epsilon,
+                    };
+                    group.lamb(&hyper, guard)?;
+                }
             }
         }
         Ok(())
@@ -188,7 +225,7 @@ impl Group {
         gradients.filter(|(_, gradient)| gradient.defined()).unzip()
     }
 
-    fn adamw(&mut self, hyper: &AdamW) -> Result<()> {
+    fn adamw(&mut self, hyper: &AdamW, guard: Option<&Guard>) -> Result<()> {
         let (touched, grads) = self.touched();
         let pick = |list: &[Tensor]| -> Vec<Tensor> {
             touched.iter().map(|&at| list[at].shallow_clone()).collect()
@@ -200,32 +237,61 @@ impl Group {
             exp_avg_sqs: &mut pick(&self.exp_avg_sqs),
             state_steps: &mut pick(&self.steps),
         };
-        Ok(fused_adamw(state, hyper)?)
+        match guard {
+            Some(guard) => fused_adamw_guarded(state, hyper, &guard.as_step_guard())?,
+            None => fused_adamw(state, hyper)?,
+        }
+        Ok(())
     }
 
     /// You et al. 2020 (arXiv 1904.00962) as ANCE and STAR run it: no bias
     /// correction, decay inside the update, weight norm bounded by 10.
-    fn lamb(&mut self, rate: f64, beta1: f64, beta2: f64, epsilon: f64) -> Result<()> {
+    fn lamb(&mut self, hyper: &Lamb, guard: Option<&Guard>) -> Result<()> {
         let (touched, grads) = self.touched();
+        // A refused step computes as any other, and keeps what was there.
+        let taken = |next: Tensor, before: &Tensor| match guard {
+            Some(guard) => guard.choose(&next, before),
+            None => Ok(next),
+        };
         for (&at, gradient) in touched.iter().zip(&grads) {
+            let gradient = match guard {
+                Some(guard) => gradient.f_div(&guard.divisor)?,
+                None => gradient.shallow_clone(),
+            };
             let (m, v) = (&mut self.exp_avgs[at], &mut self.exp_avg_sqs[at]);
             let next = m
-                .f_mul_scalar(beta1)?
-                .f_add(&gradient.f_mul_scalar(1.0 - beta1)?)?;
-            m.f_copy_(&next)?;
-            let squared = gradient.f_square()?.f_mul_scalar(1.0 - beta2)?;
-            v.f_copy_(&v.f_mul_scalar(beta2)?.f_add(&squared)?)?;
+                .f_mul_scalar(hyper.beta1)?
+                .f_add(&gradient.f_mul_scalar(1.0 - hyper.beta1)?)?;
+            m.f_copy_(&taken(next, m)?)?;
+            let squared = gradient.f_square()?.f_mul_scalar(1.0 - hyper.beta2)?;
+            let next = v.f_mul_scalar(hyper.beta2)?.f_add(&squared)?;
+            v.f_copy_(&taken(next, v)?)?;
             let weights = &mut self.params[at];
-            let mut update = m.f_div(&v.f_sqrt()?.f_add_scalar(epsilon)?)?;
+            let mut update = m.f_div(&v.f_sqrt()?.f_add_scalar(hyper.epsilon)?)?;
             if self.decay > 0.0 {
                 update = update.f_add(&weights.f_mul_scalar(self.decay)?)?;
             }
             let trust = trust_ratio(weights, &update)?;
-            let _ = weights.f_sub_(&update.f_mul(&trust)?.f_mul_scalar(rate)?)?;
-            let _ = self.steps[at].f_add_scalar_(1.0)?;
+            let change = update.f_mul(&trust)?.f_mul_scalar(hyper.rate)?;
+            let change = match guard {
+                Some(guard) => guard.choose(&change, &change.f_zeros_like()?)?,
+                None => change,
+            };
+            let _ = weights.f_sub_(&change)?;
+            let next = self.steps[at].f_add_scalar(1.0)?;
+            let counted = taken(next, &self.steps[at])?;
+            self.steps[at].f_copy_(&counted)?;
         }
         Ok(())
     }
+}
+
+/// The numbers of a LAMB step that all parameters share.
+struct Lamb {
+    rate: f64,
+    beta1: f64,
+    beta2: f64,
+    epsilon: f64,
 }
 
 /// `min(‖w‖₂, 10) / ‖u‖₂`, or 1 where either norm is 0; a scalar on the device,

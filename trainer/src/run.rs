@@ -32,7 +32,7 @@ use quarry_service::args::cache_folder;
 use quarry_service::{CancellationToken, Token, channel, signals, threads};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tch::Device;
 use tokio::runtime::Runtime;
 
@@ -218,6 +218,8 @@ impl Start {
             checkpointer,
             script,
             loader: None,
+            behind: None,
+            noted: Instant::now(),
         })
     }
 

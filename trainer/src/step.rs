@@ -2,8 +2,9 @@
 //!
 //! Owns: the order of the operations of a step and the refusal of a step whose
 //! loss or gradient is not finite (law 8). Refuses: deciding what is in a batch,
-//! when to swap, and where anything is stored.
+//! when to swap, and where anything is stored. On a GPU the refusal is guard.rs's.
 
+use crate::guard::{Begun, Guard};
 use crate::loader::MicroBatch;
 use crate::optimizer::Optimizer;
 use crate::random::dropout_seed;
@@ -11,6 +12,7 @@ use anyhow::Result;
 use quarry_model::loss::{Contrast, info_nce, pairwise_nll};
 use quarry_model::{Dropout, DualEncoder};
 use quarry_recipe::{Loss, Recipe};
+use quarry_torch_ext::upload;
 use tch::{Device, Tensor};
 use thiserror::Error;
 
@@ -26,6 +28,15 @@ pub struct NotFinite {
     pub what: &'static str,
     /// NaN or an infinity.
     pub value: f64,
+}
+
+impl NotFinite {
+    pub(crate) fn check(step: u64, what: &'static str, value: f64) -> Result<(), Self> {
+        match value.is_finite() {
+            true => Ok(()),
+            false => Err(Self { step, what, value }),
+        }
+    }
 }
 
 /// What a step did.
@@ -46,6 +57,10 @@ pub struct Learner {
     encoder: DualEncoder,
     optimizer: Optimizer,
     device: Device,
+    /// Whether steps are judged on the device and reported late.
+    late: bool,
+    /// On the device: 1 once a step was refused.
+    refused: Option<Tensor>,
     seed: u64,
     loss: Loss,
     temperature: f64,
@@ -66,12 +81,22 @@ impl Learner {
             optimizer: Optimizer::new(encoder.parameters(), train),
             encoder,
             device,
+            late: device.is_cuda(),
+            refused: None,
             seed: recipe.seed,
             loss: train.loss,
             temperature: train.temperature,
             negatives: train.negatives as i64,
             dropout: (dropout.hidden > 0.0 || dropout.attention > 0.0).then_some(dropout),
         }
+    }
+
+    /// Judges steps on the device and reports them late, or not: a GPU does, the processor
+    /// does not.
+    #[must_use]
+    pub fn reporting_late(mut self, late: bool) -> Self {
+        self.late = late;
+        self
     }
 
     /// The weights.
@@ -96,6 +121,16 @@ impl Learner {
     /// # Errors
     /// [`NotFinite`], with the weights untouched; or a refusal by the model.
     pub fn step(&mut self, step: u64, micros: &[MicroBatch], rate: f64) -> Result<StepReport> {
+        self.begin(step, micros, rate)?.finish()
+    }
+
+    /// As [`Learner::step`], but does not wait for a GPU: a step that is not finite is
+    /// refused there, and noticed when [`Begun::finish`] reads the report. The next step
+    /// may be begun before.
+    ///
+    /// # Errors
+    /// As [`Learner::step`].
+    pub fn begin(&mut self, step: u64, micros: &[MicroBatch], rate: f64) -> Result<Begun> {
         let masked: usize = micros.iter().map(|m| m.columns.false_negatives).sum();
         let pairs: usize = micros.iter().map(|m| m.columns.pairs).sum();
         let mut report = StepReport {
@@ -105,19 +140,31 @@ impl Learner {
             updated: pairs > masked,
         };
         if !report.updated {
-            return Ok(report);
+            return Ok(Begun::known(step, report));
         }
         self.optimizer.zero_gradients()?;
-        report.loss = self.gradients(step, micros)?;
-        finite(step, "loss", report.loss)?;
+        let loss = self.gradients(step, micros)?;
+        if self.late
+            && let Some(loss) = &loss
+        {
+            let norm = self.optimizer.gradient_norm()?;
+            let clip_norm = self.optimizer.clip_norm();
+            let guard = Guard::judge(loss, &norm, clip_norm, self.refused.as_ref())?;
+            self.optimizer.step_guarded(rate, &guard)?;
+            let begun = Begun::judged(step, report, &guard)?;
+            self.refused = Some(guard.refused);
+            return Ok(begun);
+        }
+        report.loss = loss.map_or(0.0, |sum| sum.double_value(&[]));
+        NotFinite::check(step, "loss", report.loss)?;
         report.grad_norm = self.optimizer.clip_gradients()?;
-        finite(step, "gradient norm", report.grad_norm)?;
+        NotFinite::check(step, "gradient norm", report.grad_norm)?;
         self.optimizer.step(rate)?;
-        Ok(report)
+        Ok(Begun::known(step, report))
     }
 
     /// Accumulates the gradient of the global batch's mean loss, and returns that loss.
-    fn gradients(&self, step: u64, micros: &[MicroBatch]) -> Result<f64> {
+    fn gradients(&self, step: u64, micros: &[MicroBatch]) -> Result<Option<Tensor>> {
         let weights = self.micro_weights(micros);
         let mut total: Option<Tensor> = None;
         for (number, (micro, weight)) in micros.iter().zip(weights).enumerate() {
@@ -133,7 +180,7 @@ impl Learner {
                 None => loss,
             });
         }
-        Ok(total.map_or(0.0, |sum| sum.double_value(&[])))
+        Ok(total)
     }
 
     /// Each micro-batch's share of the global mean: InfoNCE is a mean over queries,
@@ -157,12 +204,10 @@ impl Learner {
             .encoder
             .embed_pair(&micro.queries, &micro.passages, self.dropout)?;
         let (queries, distinct) = pair;
-        let place = Tensor::from_slice(&columns.passage_of).f_to_device(self.device)?;
+        let place = upload(&columns.passage_of, self.device)?;
         let passages = distinct.f_index_select(0, &place)?;
-        let targets = Tensor::from_slice(&columns.targets).f_to_device(self.device)?;
-        let masked = Tensor::from_slice(&columns.masked)
-            .f_view([b, n])?
-            .f_to_device(self.device)?;
+        let targets = upload(&columns.targets, self.device)?;
+        let masked = upload(&columns.masked, self.device)?.f_view([b, n])?;
         let contrast = Contrast {
             queries: &queries,
             passages: &passages,
@@ -175,12 +220,5 @@ impl Learner {
             Loss::Pairwise => pairwise_nll(&contrast, self.negatives)?,
         };
         Ok(output.loss)
-    }
-}
-
-fn finite(step: u64, what: &'static str, value: f64) -> Result<(), NotFinite> {
-    match value.is_finite() {
-        true => Ok(()),
-        false => Err(NotFinite { step, what, value }),
     }
 }

@@ -9,16 +9,16 @@ use crate::checkpoint::Checkpointer;
 use crate::dataset::Dataset;
 use crate::feed::Feed;
 use crate::loader::{Framing, Loader, Ready};
-use crate::losses::{Losses, StepLine};
+use crate::losses::Losses;
+use crate::notes::Behind;
 use crate::outbox::{Letter, Outbox};
 use crate::pace::Pace;
 use crate::schedule::LearningRate;
 use crate::script::Script;
 use crate::state::TrainerState;
-use crate::step::{Learner, StepReport};
+use crate::step::Learner;
 use crate::swap::{Active, Verdict, verdict};
 use anyhow::{Context, Result, bail};
-use quarry_proto::v1::ReportProgressRequest;
 use quarry_recipe::Recipe;
 use quarry_service::CancellationToken;
 use std::sync::Arc;
@@ -54,6 +54,10 @@ pub struct Training {
     pub(crate) pace: Pace,
     /// The version log this run repeats.
     pub(crate) script: Option<Arc<Script>>,
+    /// The step that a GPU may still be taking.
+    pub(crate) behind: Option<Behind>,
+    /// When a step was last noted.
+    pub(crate) noted: Instant,
 }
 
 impl Training {
@@ -76,12 +80,19 @@ impl Training {
                 self.say_swap(started.elapsed());
             }
             let rate = self.rate.at(self.step);
-            let report = self.learner.step(self.step, &ready.micros, rate)?;
-            self.note(&ready, &report, started.elapsed(), idle);
+            let begun = self.learner.begin(self.step, &ready.micros, rate)?;
+            let late = begun.is_late();
+            let line = self.line(&ready, idle);
+            let before = self.behind.replace(Behind::new(begun, line, started));
             self.step += 1;
+            // The step before is read while a GPU takes this one: it never waits for us.
+            self.note(before)?;
+            if !late {
+                self.catch_up()?;
+            }
             self.checkpoint_if_due()?;
         }
-        Ok(())
+        self.catch_up()
     }
 
     fn checkpoint_if_due(&mut self) -> Result<()> {
@@ -91,9 +102,11 @@ impl Training {
         if let Some(script) = self.script.clone()
             && script.needs_checkpoint(self.step)
         {
+            self.catch_up()?;
             return self.publish_for(&script);
         }
         if self.step.is_multiple_of(self.recipe.train.checkpoint_every) {
+            self.catch_up()?;
             self.checkpointer
                 .begin(&self.learner, self.state(), false)?;
         }
@@ -201,6 +214,7 @@ impl Training {
 
     /// Blocks until the negatives are within `max_staleness`; law 5 wants it said.
     fn wait_for_fresher(&mut self) -> Result<bool> {
+        self.catch_up()?;
         let started = Instant::now();
         let (mut swapped, mut said) = (false, None);
         while verdict(&self.recipe.refresh, self.staleness()) == Verdict::Wait {
@@ -279,53 +293,6 @@ impl Training {
         );
     }
 
-    fn note(&mut self, ready: &Ready, report: &StepReport, step: Duration, idle: Duration) {
-        let line = StepLine {
-            step: self.step,
-            loss: report.loss,
-            lr: self.rate.at(self.step),
-            grad_norm: report.grad_norm,
-            pairs_per_second: self.recipe.train.batch_size as f64 / step.as_secs_f64(),
-            step_ms: step.as_secs_f64() * 1e3,
-            generation: self.generation(),
-            staleness: self.staleness(),
-            masked_fraction: report.masked_fraction,
-            short: ready.short,
-            idle_ms: idle.as_secs_f64() * 1e3,
-        };
-        if !report.updated {
-            tracing::warn!(
-                step = self.step,
-                "no negative was left to contrast, so the weights stay as they are"
-            );
-        }
-        self.pace.note(&line);
-        if let Some(losses) = &mut self.losses {
-            losses.append(&line);
-        }
-        let mut progress = self.progress(line.loss, line.pairs_per_second, false);
-        progress.step += 1;
-        self.outbox.progress(progress);
-    }
-
-    pub(crate) fn progress(
-        &self,
-        loss: f64,
-        pairs_per_second: f64,
-        blocked: bool,
-    ) -> ReportProgressRequest {
-        ReportProgressRequest {
-            step: self.step,
-            total_steps: self.total,
-            loss,
-            pairs_per_second,
-            generation: self.generation(),
-            blocked,
-            refusal: self.feed.refusal().map(Into::into),
-            unpublished: self.checkpointer.failure(),
-        }
-    }
-
     pub(crate) fn state(&self) -> TrainerState {
         let queries = self.dataset.queries();
         let mut state = TrainerState::new(&self.recipe, self.step, self.total, queries);
@@ -335,13 +302,13 @@ impl Training {
         state
     }
 
-    fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.active
             .negatives()
             .map_or(0, |n| n.activation().generation)
     }
 
-    fn staleness(&self) -> u64 {
+    pub(crate) fn staleness(&self) -> u64 {
         self.active
             .negatives()
             .map_or(0, |n| n.activation().staleness(self.step))

@@ -3,12 +3,16 @@
 //! `queries × corpus` is never held beyond one tile. Products are accumulated in f32 from fp16 rows. The result is the
 //! true top k in the order of [`Hit::order`], also where scores tie at the k boundary or across tiles: scores and rows
 //! travel as one integer key whose order is that order.
+//!
+//! Products, top-k and merging stay on the device, and the host reads the best keys once for all queries of a call:
+//! no tile waits for it.
 
 use std::sync::Mutex;
 
 use tch::{Device, Kind, Tensor};
 
 use crate::hit::check_queries;
+use crate::keys::{decode, encode, encode_all};
 use crate::part::{Part, check_parts};
 use crate::{Hit, IndexError, Search};
 
@@ -33,6 +37,9 @@ impl Tile {
     }
 }
 
+/// How many times the memory of a tile's scores their keys take while they are made.
+const KEYS_COST: i64 = 8;
+
 /// Exact search over parts of fp16 rows.
 pub struct ExactIndex {
     parts: Vec<Part>,
@@ -52,18 +59,18 @@ impl ExactIndex {
     /// No rows, overlapping rows or different dimensions; a device that cannot hold the rows.
     pub fn new(parts: Vec<Part>, device: Device) -> Result<ExactIndex, IndexError> {
         let (len, dim) = check_parts(&parts)?;
-        let upload = |part: &Part| -> Result<Mutex<Tensor>, IndexError> {
-            let rows = Tensor::f_from_slice(part.values())?.f_view([-1, dim as i64])?;
-            Ok(Mutex::new(rows.f_to_device(device)?))
-        };
+        let tile = Tile::of(device);
         let uploaded = match device {
             Device::Cpu => Vec::new(),
-            _ => parts.iter().map(upload).collect::<Result<_, _>>()?,
+            _ => parts
+                .iter()
+                .map(|part| Ok(Mutex::new(upload(part, dim, device, tile.rows)?)))
+                .collect::<Result<_, IndexError>>()?,
         };
         Ok(ExactIndex {
             parts,
             uploaded,
-            tile: Tile::of(device),
+            tile,
             device,
             len,
             dim,
@@ -72,60 +79,134 @@ impl ExactIndex {
 
     /// Rows `start..end` of a part as f32 `[D, N]` on the device; a row that is not finite is refused.
     fn tile_rows(&self, part: usize, start: usize, end: usize) -> Result<Tensor, IndexError> {
-        let rows = match self.uploaded.get(part) {
-            Some(rows) => {
-                let rows = rows
-                    .lock()
-                    .unwrap_or_else(|poisoned| poisoned.into_inner())
-                    .shallow_clone();
-                rows.f_narrow(0, start as i64, (end - start) as i64)?
-            }
-            None => {
-                let values = &self.parts[part].values()[start * self.dim..end * self.dim];
-                Tensor::f_from_slice(values)?.f_view([-1, self.dim as i64])?
-            }
-        };
-        let rows = rows.f_to_kind(Kind::Float)?;
+        if let Some(rows) = self.uploaded.get(part) {
+            // They were looked at when they were copied there.
+            let rows = rows
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner())
+                .shallow_clone();
+            let rows = rows.f_narrow(0, start as i64, (end - start) as i64)?;
+            return Ok(rows.f_to_kind(Kind::Float)?.f_tr()?);
+        }
+        let values = &self.parts[part].values()[start * self.dim..end * self.dim];
+        let rows = Tensor::f_from_slice(values)?
+            .f_view([-1, self.dim as i64])?
+            .f_to_kind(Kind::Float)?;
         if !bool::try_from(rows.f_isfinite()?.f_all()?)? {
-            return Err(self.first_not_finite(part));
+            return Err(first_not_finite(&self.parts[part], self.dim));
         }
         Ok(rows.f_tr()?)
     }
 
-    fn first_not_finite(&self, part: usize) -> IndexError {
-        let part = &self.parts[part];
-        let at = part
-            .values()
-            .iter()
-            .position(|value| !value.is_finite())
-            .unwrap_or(0);
-        IndexError::NotFinite {
-            what: "corpus",
-            row: part.first_row() as usize + at / self.dim,
-        }
-    }
-
-    /// The best keys `[Q, min(k, N)]` for the queries `[Q, D]`, best first, over all tiles.
-    fn best_keys(&self, queries: &Tensor, k: i64) -> Result<Vec<Tensor>, IndexError> {
-        let tiles: Vec<Tensor> = queries.f_split(self.tile.queries, 0)?;
-        let mut best: Vec<Option<Tensor>> = tiles.iter().map(|_| None).collect();
+    /// Calls `visit` with every tile: its rows `[D, N]` and the number of the first.
+    fn each_tile(
+        &self,
+        mut visit: impl FnMut(&Tensor, i64) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
         for (index, part) in self.parts.iter().enumerate() {
             for start in (0..part.len()).step_by(self.tile.rows) {
                 let end = (start + self.tile.rows).min(part.len());
                 let rows = self.tile_rows(index, start, end)?;
-                let first_row = i64::from(part.first_row()) + start as i64;
-                for (queries, best) in tiles.iter().zip(&mut best) {
-                    let keys = top_keys(&queries.f_matmul(&rows)?, first_row, k)?;
-                    let keys = match best.take() {
-                        Some(before) => Tensor::f_cat(&[before, keys], 1)?,
-                        None => keys,
-                    };
-                    let keep = k.min(keys.size()[1]);
-                    *best = Some(keys.f_topk(keep, 1, true, true)?.0);
-                }
+                visit(&rows, i64::from(part.first_row()) + start as i64)?;
             }
         }
-        Ok(best.into_iter().flatten().collect())
+        Ok(())
+    }
+
+    /// The best keys `[Q, k]` for the queries `[Q, D]`, best first, and for each query the score `[Q]` at which a tile
+    /// may have kept the wrong one of several equal scores, −∞ if none did.
+    fn best_keys(&self, queries: &Tensor, k: i64) -> Result<(Tensor, Tensor), IndexError> {
+        let tiles: Vec<Tensor> = queries.f_split(self.tile.queries, 0)?;
+        let mut best: Vec<Option<Best>> = tiles.iter().map(|_| None).collect();
+        self.each_tile(|rows, first_row| {
+            for (queries, best) in tiles.iter().zip(&mut best) {
+                let found = Best::of(&queries.f_matmul(rows)?, first_row, k)?;
+                *best = Some(match best.take() {
+                    Some(before) => before.merge(&found, k)?,
+                    None => found,
+                });
+            }
+            Ok(())
+        })?;
+        let best: Vec<Best> = best.into_iter().flatten().collect();
+        let keys: Vec<&Tensor> = best.iter().map(|best| &best.keys).collect();
+        let tied: Vec<&Tensor> = best.iter().map(|best| &best.tied).collect();
+        // A single tile has not been sorted by a merge.
+        let keys = Tensor::f_cat(&keys, 0)?.f_topk(k, 1, true, true)?.0;
+        Ok((keys, Tensor::f_cat(&tied, 0)?))
+    }
+
+    /// The same where scores tie: every score becomes a key, among which no two are equal.
+    fn best_distinct_keys(&self, queries: &Tensor, k: i64) -> Result<Tensor, IndexError> {
+        let mut chunks = Vec::new();
+        for queries in queries.f_split((self.tile.queries / KEYS_COST).max(1), 0)? {
+            let mut best: Option<Tensor> = None;
+            self.each_tile(|rows, first_row| {
+                let keys = encode_all(&queries.f_matmul(rows)?, first_row)?;
+                let keys = match best.take() {
+                    Some(before) => Tensor::f_cat(&[before, keys], 1)?,
+                    None => keys,
+                };
+                best = Some(keys.f_topk(k.min(keys.size()[1]), 1, true, true)?.0);
+                Ok(())
+            })?;
+            chunks.extend(best);
+        }
+        Ok(Tensor::f_cat(&chunks, 0)?)
+    }
+
+    /// Searches again for the queries whose last kept score is one at which a tile may have kept the wrong row.
+    fn settle_ties(
+        &self,
+        queries: &Tensor,
+        k: usize,
+        tied: &[f32],
+        hits: &mut [Vec<Hit>],
+    ) -> Result<(), IndexError> {
+        let unsure: Vec<i64> = (hits.iter().zip(tied).enumerate())
+            .filter(|(_, (hits, tied))| hits.last().is_some_and(|last| **tied >= last.score))
+            .map(|(at, _)| at as i64)
+            .collect();
+        if unsure.is_empty() {
+            return Ok(());
+        }
+        let places = Tensor::f_from_slice(&unsure)?.f_to_device(self.device)?;
+        let again = queries.f_index_select(0, &places)?;
+        let sure = read_hits(&self.best_distinct_keys(&again, k as i64)?, k)?;
+        for (at, found) in unsure.into_iter().zip(sure) {
+            hits[at as usize] = found;
+        }
+        Ok(())
+    }
+}
+
+/// Copies a part's rows `[N, D]` to a GPU, slice by slice, and refuses a row that is not finite.
+fn upload(part: &Part, dim: usize, device: Device, slice: usize) -> Result<Tensor, IndexError> {
+    let rows = Tensor::f_empty([part.len() as i64, dim as i64], (Kind::Half, device))?;
+    let mut finite = Vec::new();
+    for start in (0..part.len()).step_by(slice) {
+        let end = (start + slice).min(part.len());
+        let values = &part.values()[start * dim..end * dim];
+        let values = Tensor::f_from_slice(values)?.f_view([-1, dim as i64])?;
+        let mut place = rows.f_narrow(0, start as i64, (end - start) as i64)?;
+        place.f_copy_(&values)?;
+        finite.push(place.f_isfinite()?.f_all()?);
+    }
+    match finite.is_empty() || bool::try_from(Tensor::f_stack(&finite, 0)?.f_all()?)? {
+        true => Ok(rows),
+        false => Err(first_not_finite(part, dim)),
+    }
+}
+
+fn first_not_finite(part: &Part, dim: usize) -> IndexError {
+    let at = part
+        .values()
+        .iter()
+        .position(|value| !value.is_finite())
+        .unwrap_or(0);
+    IndexError::NotFinite {
+        what: "corpus",
+        row: part.first_row() as usize + at / dim,
     }
 }
 
@@ -148,114 +229,68 @@ impl Search for ExactIndex {
         let queries = Tensor::f_from_slice(queries)?
             .f_view([-1, self.dim as i64])?
             .f_to_device(self.device)?;
-        let mut hits = Vec::with_capacity(count);
-        for keys in self.best_keys(&queries, k as i64)? {
-            let keys =
-                Vec::<i64>::try_from(keys.f_to_device(Device::Cpu)?.f_contiguous()?.f_view(-1)?)?;
-            hits.extend(
-                keys.chunks(k)
-                    .map(|keys| keys.iter().map(|key| decode(*key)).collect::<Vec<_>>()),
-            );
-        }
+        let (keys, tied) = self.best_keys(&queries, k as i64)?;
+        let mut hits = read_hits(&keys, k)?;
+        let tied = Vec::<f32>::try_from(tied.f_to_device(Device::Cpu)?)?;
+        self.settle_ties(&queries, k, &tied, &mut hits)?;
         Ok(hits)
     }
 }
 
-/// The best `min(k, N)` keys of scores `[Q, N]` whose columns are the rows from `first_row` on; not sorted.
-///
-/// torch's top-k does not say which of several equal scores it keeps. Where the first score left out equals the last
-/// one kept, the query is done again on keys, among which no two are equal.
-fn top_keys(scores: &Tensor, first_row: i64, k: i64) -> Result<Tensor, IndexError> {
-    let columns = scores.size()[1];
-    let rows = Tensor::f_arange_start(
-        first_row,
-        first_row + columns,
-        (Kind::Int64, scores.device()),
-    )?;
-    if k >= columns {
-        return encode(scores, &rows);
-    }
-    let (values, columns) = scores.f_topk(k + 1, 1, true, true)?;
-    let keys = encode(
-        &values.f_narrow(1, 0, k)?,
-        &(columns.f_narrow(1, 0, k)? + first_row),
-    )?;
-    let tied = values
-        .f_select(1, k - 1)?
-        .f_eq_tensor(&values.f_select(1, k)?)?;
-    let tied = tied.f_nonzero()?.f_view(-1)?;
-    if tied.size()[0] == 0 {
-        return Ok(keys);
-    }
-    let (untied, _) =
-        encode(&scores.f_index_select(0, &tied)?, &rows)?.f_topk(k, 1, true, false)?;
-    Ok(keys.f_index_copy(0, &tied, &untied)?)
+/// What the tiles so far have found for some queries.
+struct Best {
+    /// `[Q, ≤ k]` keys.
+    keys: Tensor,
+    /// `[Q]` the greatest score at which a tile may have kept the wrong one of several equal scores; −∞ if none did.
+    tied: Tensor,
 }
 
-/// One integer for score and row, greater = better: the f32's bits in sortable form above, the row's complement below.
-fn encode(scores: &Tensor, rows: &Tensor) -> Result<Tensor, IndexError> {
-    // + 0.0 turns −0 into 0: they are one score.
-    let bits = scores
-        .f_add_scalar(0.0)?
-        .f_view_dtype(Kind::Int)?
-        .f_to_kind(Kind::Int64)?;
-    // Negative floats sort backwards by their bits: flip all but the sign.
-    let flip = bits
-        .f_lt(0)?
-        .f_to_kind(Kind::Int64)?
-        .f_mul_scalar(i64::from(i32::MAX))?;
-    let sortable = bits.f_bitwise_xor_tensor(&flip)?;
-    let complement = rows.f_neg()?.f_add_scalar(i64::from(u32::MAX))?;
-    Ok(sortable.f_mul_scalar(1i64 << 32)?.f_add(&complement)?)
+impl Best {
+    /// The best `min(k, N)` of scores `[Q, N]` whose columns are the rows from `first_row` on; not sorted.
+    ///
+    /// torch's top-k does not say which of several equal scores it keeps. Where the first score left out equals the last
+    /// one kept, that score is noted: whether it matters is only known at the end, and looking now would wait for a GPU.
+    fn of(scores: &Tensor, first_row: i64, k: i64) -> Result<Best, IndexError> {
+        let (queries, columns) = scores.size2()?;
+        let nowhere = Tensor::f_full([queries], f64::NEG_INFINITY, (Kind::Float, scores.device()))?;
+        if k >= columns {
+            return Ok(Best {
+                keys: encode_all(scores, first_row)?,
+                tied: nowhere,
+            });
+        }
+        let (values, columns) = scores.f_topk(k + 1, 1, true, true)?;
+        let rows = columns.f_narrow(1, 0, k)?.f_add_scalar(first_row)?;
+        let last = values.f_select(1, k - 1)?;
+        let tied = last.f_eq_tensor(&values.f_select(1, k)?)?;
+        Ok(Best {
+            keys: encode(&values.f_narrow(1, 0, k)?, &rows)?,
+            tied: last.f_where_self(&tied, &nowhere)?,
+        })
+    }
+
+    fn merge(self, other: &Best, k: i64) -> Result<Best, IndexError> {
+        let keys = Tensor::f_cat(&[&self.keys, &other.keys], 1)?;
+        let keep = k.min(keys.size()[1]);
+        Ok(Best {
+            keys: keys.f_topk(keep, 1, true, true)?.0,
+            tied: self.tied.f_maximum(&other.tied)?,
+        })
+    }
 }
 
-fn decode(key: i64) -> Hit {
-    let sortable = (key >> 32) as i32;
-    let bits = if sortable < 0 {
-        sortable ^ i32::MAX
-    } else {
-        sortable
-    };
-    Hit {
-        row: u32::MAX - key as u32,
-        score: f32::from_bits(bits as u32),
-    }
+/// The hits that keys `[Q, k]` stand for.
+fn read_hits(keys: &Tensor, k: usize) -> Result<Vec<Vec<Hit>>, IndexError> {
+    let keys = keys.f_to_device(Device::Cpu)?.f_contiguous()?;
+    let keys = Vec::<i64>::try_from(keys.f_view(-1)?)?;
+    let hits = |keys: &[i64]| keys.iter().map(|key| decode(*key)).collect();
+    Ok(keys.chunks(k).map(hits).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use half::f16;
-
-    #[test]
-    fn keys_order_as_hits_do() {
-        let scores = [
-            -3.5f32,
-            -1e-40,
-            -0.0,
-            0.0,
-            1e-40,
-            0.25,
-            7.0,
-            f32::MAX,
-            f32::MIN,
-        ];
-        let rows: Vec<i64> = vec![5, 0, 3, 2, 1, 4_000_000_000, 6, 7, 8];
-        let keys = encode(&Tensor::from_slice(&scores), &Tensor::from_slice(&rows)).unwrap();
-        let mut keys = Vec::<i64>::try_from(keys).unwrap();
-        keys.sort_unstable_by(|a, b| b.cmp(a));
-        let decoded: Vec<Hit> = keys.into_iter().map(decode).collect();
-        let mut hits: Vec<Hit> = scores
-            .iter()
-            .zip(&rows)
-            .map(|(score, row)| Hit {
-                row: *row as u32,
-                score: *score,
-            })
-            .collect();
-        hits.sort_unstable_by(Hit::order);
-        assert_eq!(decoded, hits);
-    }
 
     /// Every score ties: whatever the tiles, the smallest rows must win.
     #[test]
@@ -276,6 +311,40 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The same rows, read from a copy as on a GPU: the copy is made in slices.
+    #[test]
+    fn copied_rows_give_the_same_hits() {
+        let values = |seed: usize, rows: usize| -> Vec<f16> {
+            let value = |i: usize| f16::from_f32(((i * 7 + seed) % 11) as f32 - 5.0);
+            (0..rows * 3).map(value).collect()
+        };
+        let parts = vec![
+            Part::new(0, 3, values(1, 50)).unwrap(),
+            Part::new(60, 3, values(4, 23)).unwrap(),
+        ];
+        let queries: Vec<f32> = (0..30).map(|i| (i % 5) as f32 - 2.0).collect();
+        let plain = ExactIndex::new(parts.clone(), Device::Cpu).unwrap();
+        let mut copied = ExactIndex::new(parts.clone(), Device::Cpu).unwrap();
+        let copy = |part| Mutex::new(upload(part, 3, Device::Cpu, 8).unwrap());
+        copied.uploaded = parts.iter().map(copy).collect();
+        copied.tile = Tile {
+            rows: 16,
+            queries: 4,
+        };
+        for k in [1, 5, 16, 40, 73] {
+            assert_eq!(
+                copied.search(&queries, k).unwrap(),
+                plain.search(&queries, k).unwrap(),
+                "k {k}"
+            );
+        }
+        let broken = Part::new(7, 3, vec![f16::ONE, f16::NAN, f16::ONE]).unwrap();
+        assert!(matches!(
+            upload(&broken, 3, Device::Cpu, 8),
+            Err(IndexError::NotFinite { row: 7, .. })
+        ));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod exact;
 mod faiss;
 pub mod fusion;
 mod hit;
+mod keys;
 mod merge;
 mod mining;
 mod part;

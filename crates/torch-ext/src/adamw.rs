@@ -65,6 +65,44 @@ pub struct AdamWState<'a> {
 /// When the slices do not match each other as [`AdamWState`] asks (then nothing has
 /// changed), or when libtorch refuses.
 pub fn fused_adamw(state: AdamWState<'_>, hyper: &AdamW) -> Result<(), Error> {
+    step(state, hyper, None)
+}
+
+/// What a step heeds that only the device knows: both are f32 scalars on the parameters'
+/// device, so that the host need not wait to decide.
+#[derive(Debug)]
+pub struct StepGuard<'a> {
+    /// The gradients are divided by it, in place: at least 1 if it clips.
+    pub divisor: &'a Tensor,
+    /// 1 and the step is not taken: nothing changes. Otherwise 0.
+    pub refused: &'a Tensor,
+}
+
+/// [`fused_adamw`], if the device finds that the step may be taken.
+///
+/// # Errors
+/// As for [`fused_adamw`]; and a guard that is not two f32 scalars on the parameters' device.
+pub fn fused_adamw_guarded(
+    state: AdamWState<'_>,
+    hyper: &AdamW,
+    guard: &StepGuard<'_>,
+) -> Result<(), Error> {
+    let device = state.params.first().map(Tensor::device);
+    for (name, scalar) in [("divisor", guard.divisor), ("refused", guard.refused)] {
+        let (size, kind) = (scalar.size(), scalar.kind());
+        let at_home = device.is_none_or(|device| device == scalar.device());
+        if !size.is_empty() || kind != tch::Kind::Float || !at_home {
+            let reason = format!(
+                "{name} is {kind:?} {size:?} on {:?}, not one f32 number where the parameters are",
+                scalar.device()
+            );
+            return Err(Error::argument(OPERATION, reason));
+        }
+    }
+    step(state, hyper, Some(guard))
+}
+
+fn step(state: AdamWState<'_>, hyper: &AdamW, guard: Option<&StepGuard<'_>>) -> Result<(), Error> {
     validate(&state)?;
     if state.params.is_empty() {
         return Ok(());
@@ -74,8 +112,13 @@ pub fn fused_adamw(state: AdamWState<'_>, hyper: &AdamW) -> Result<(), Error> {
     let exp_avgs = ffi::raw_list(state.exp_avgs);
     let exp_avg_sqs = ffi::raw_list(state.exp_avg_sqs);
     let steps = ffi::raw_list(state.state_steps);
+    let [divisor, refused] = match guard {
+        Some(guard) => [ffi::raw(guard.divisor), ffi::raw(guard.refused)],
+        None => [std::ptr::null_mut(); 2],
+    };
     // SAFETY: the five lists are of one length and hold live tensors, which the
-    // kernel may walk side by side: `validate` saw shapes, kinds and layout.
+    // kernel may walk side by side: `validate` saw shapes, kinds and layout. The guard
+    // is null or two live f32 scalars on their device.
     unsafe {
         ffi::check(
             OPERATION,
@@ -91,6 +134,8 @@ pub fn fused_adamw(state: AdamWState<'_>, hyper: &AdamW) -> Result<(), Error> {
                 hyper.beta2,
                 hyper.weight_decay,
                 hyper.eps,
+                divisor,
+                refused,
             ),
         )
     }

@@ -52,6 +52,8 @@ unsafe extern "C" {
         beta2: f64,
         weight_decay: f64,
         eps: f64,
+        divisor: RawTensor,
+        refused: RawTensor,
     ) -> Message;
 
     pub(crate) fn quarry_foreach_mul_scalar(
@@ -73,6 +75,28 @@ unsafe extern "C" {
         heads: i64,
         context: *mut RawTensor,
     ) -> Message;
+
+    pub(crate) fn quarry_flash_attention(
+        projections: RawTensor,
+        bounds: RawTensor,
+        longest: i64,
+        heads: i64,
+        dropout: f64,
+        context: *mut RawTensor,
+    ) -> Message;
+
+    pub(crate) fn quarry_upload(
+        source: RawTensor,
+        device: c_int,
+        uploaded: *mut RawTensor,
+    ) -> Message;
+    pub(crate) fn quarry_download_begin(
+        source: RawTensor,
+        copy: *mut RawTensor,
+        arrived: *mut *mut c_void,
+    ) -> Message;
+    pub(crate) fn quarry_download_wait(arrived: *const c_void) -> Message;
+    pub(crate) fn quarry_download_free(arrived: *mut c_void) -> Message;
 
     pub(crate) fn quarry_add_norm_(
         x: RawTensor,

@@ -3,8 +3,8 @@
 //! Owns every torch `unsafe` of the workspace: the fused AdamW step, operations over
 //! lists of tensors, inference mode, oneDNN's fused linear layer, attention over packed
 //! sequences, LayerNorm of a sum with and without dropout, layers in training that fill
-//! their masters' gradients, the counting of operations and memory, late loading of CUDA
-//! and libtorch's process-wide settings.
+//! their masters' gradients, the counting of operations and memory, late loading of CUDA,
+//! flash attention and unwaited copies there, and libtorch's process-wide settings.
 //! Refuses anything that tch already offers and anything that knows what a model, a file
 //! format or a recipe is.
 //!
@@ -19,6 +19,7 @@ mod attention;
 mod cuda;
 mod error;
 mod ffi;
+mod flash;
 mod foreach;
 mod inference;
 mod linear;
@@ -27,11 +28,13 @@ mod residual;
 mod settings;
 mod tally;
 mod trained;
+mod transfer;
 
-pub use adamw::{AdamW, AdamWState, fused_adamw};
+pub use adamw::{AdamW, AdamWState, StepGuard, fused_adamw, fused_adamw_guarded};
 pub use attention::PackedAttention;
 pub use cuda::load_cuda;
 pub use error::Error;
+pub use flash::{FlashAttention, SequenceBounds};
 pub use foreach::{clip_global_norm_, global_norm, mul_scalar_, zero_};
 pub use inference::InferenceMode;
 pub use linear::{Activation, PackedLinear};
@@ -43,3 +46,4 @@ pub use settings::{
 };
 pub use tally::{Counts, tally};
 pub use trained::{EmbeddingTables, TrainedLinear, trained_embeddings};
+pub use transfer::{Download, upload};

@@ -1,7 +1,7 @@
 //! The fused step against the formula in f64, and against the same step in tch operations.
 #![allow(clippy::unwrap_used)]
 
-use quarry_torch_ext::{AdamW, AdamWState, Error, fused_adamw};
+use quarry_torch_ext::{AdamW, AdamWState, Error, StepGuard, fused_adamw, fused_adamw_guarded};
 use tch::{Device, Kind, Tensor};
 
 const HYPER: AdamW = AdamW {
@@ -36,14 +36,32 @@ impl Optimizer {
     }
 
     fn step(&mut self, grads: &[Tensor], hyper: &AdamW) -> Result<(), Error> {
-        let state = AdamWState {
+        fused_adamw(self.state(grads), hyper)
+    }
+
+    fn step_guarded(&mut self, grads: &[Tensor], divisor: f32, refused: f32) -> Result<(), Error> {
+        let guard = StepGuard {
+            divisor: &Tensor::from(divisor),
+            refused: &Tensor::from(refused),
+        };
+        fused_adamw_guarded(self.state(grads), &HYPER, &guard)
+    }
+
+    fn state<'a>(&'a mut self, grads: &'a [Tensor]) -> AdamWState<'a> {
+        AdamWState {
             params: &mut self.params,
             grads,
             exp_avgs: &mut self.exp_avgs,
             exp_avg_sqs: &mut self.exp_avg_sqs,
             state_steps: &mut self.steps,
-        };
-        fused_adamw(state, hyper)
+        }
+    }
+
+    fn bits(&self) -> Vec<Vec<u64>> {
+        let lists = [&self.params, &self.exp_avgs, &self.exp_avg_sqs, &self.steps];
+        let values = |t: &Tensor| Vec::<f64>::try_from(t.to_kind(Kind::Double).view(-1)).unwrap();
+        let bits = |t: &Tensor| values(t).into_iter().map(f64::to_bits).collect();
+        lists.into_iter().flatten().map(bits).collect()
     }
 }
 
@@ -138,6 +156,36 @@ fn a_leaf_that_requires_gradients_is_stepped_in_place() {
     optimizer.step(&[theta.grad()], &HYPER).unwrap();
     assert!(theta.requires_grad() && theta.is_leaf());
     assert!(theta.double_value(&[0]) < 1.0);
+}
+
+#[test]
+fn a_guard_divides_the_gradients_or_refuses_the_step() {
+    let start = || Optimizer::new(vec![Tensor::from_slice(&[1.0_f32, -2.0, 0.5])]);
+    let grad = |scale: f32| {
+        vec![Tensor::from_slice(&[
+            0.4 * scale,
+            -0.8 * scale,
+            2.0 * scale,
+        ])]
+    };
+    let (mut plain, mut guarded) = (start(), start());
+    plain.step(&grad(1.0), &HYPER).unwrap();
+    // Four times the gradient over 4: powers of two, so every bit agrees.
+    guarded.step_guarded(&grad(4.0), 4.0, 0.0).unwrap();
+    assert_eq!(guarded.bits(), plain.bits());
+    assert_eq!(guarded.steps[0].double_value(&[]), 1.0);
+    // Not even the count of steps moves, whatever the gradient and the divisor are.
+    guarded
+        .step_guarded(&grad(f32::NAN), f32::NAN, 1.0)
+        .unwrap();
+    assert_eq!(guarded.bits(), plain.bits());
+    let wrong = StepGuard {
+        divisor: &Tensor::from_slice(&[1.0_f32]),
+        refused: &Tensor::from(0.0_f32),
+    };
+    let refusal = fused_adamw_guarded(guarded.state(&grad(1.0)), &HYPER, &wrong);
+    let message = refusal.unwrap_err().to_string();
+    assert!(message.contains("divisor is Float [1]"), "{message}");
 }
 
 #[test]

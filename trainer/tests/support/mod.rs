@@ -38,6 +38,15 @@ pub struct TinyRun {
     pub run: RunDocument,
 }
 
+/// The first GPU. Without one it says so, and the test is to return.
+pub fn gpu() -> Option<tch::Device> {
+    if quarry_torch_ext::load_cuda().unwrap() && tch::Cuda::is_available() {
+        return Some(tch::Device::Cuda(0));
+    }
+    eprintln!("SKIPPED: no GPU, or no libtorch_cuda beside this libtorch");
+    None
+}
+
 impl TinyRun {
     pub fn new(change: impl Fn(&mut Recipe)) -> Self {
         Self::with_model(change, |_| {})

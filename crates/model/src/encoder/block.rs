@@ -29,6 +29,11 @@ pub(super) struct Forward<'a> {
     pub dropout: Option<Dropout>,
     /// Where the device has it; without dropout of probabilities it is used.
     pub packed_attention: Option<PackedAttention>,
+    /// On a GPU that has it, with where this batch's sequences begin.
+    pub flash: Option<(
+        quarry_torch_ext::FlashAttention,
+        &'a quarry_torch_ext::SequenceBounds,
+    )>,
 }
 
 impl Forward<'_> {
@@ -96,6 +101,9 @@ impl Forward<'_> {
     /// `softmax(Q Kᵀ / √d) V` inside each sequence; `projections` is `[T, 3h]`.
     fn attention(&self, projections: &Tensor, runs: &[Run]) -> Result<Tensor, ModelError> {
         let dropout = self.dropout.map_or(0.0, |d| d.attention);
+        if let Some((flash, bounds)) = self.flash {
+            return Ok(flash.forward(projections, bounds, dropout)?);
+        }
         match self.packed_attention {
             Some(packed) if dropout == 0.0 => {
                 let lengths: Vec<i64> = runs.iter().flat_map(Run::lengths).collect();

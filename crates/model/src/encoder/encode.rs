@@ -8,9 +8,10 @@ use super::pass::{Pass, check};
 use super::prepared::Prepared;
 use crate::error::ModelError;
 use crate::packed::{PackedBatch, Specials};
+use quarry_torch_ext::Download;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use tch::Device;
+use tch::{Device, Tensor};
 
 /// Tokens a batch may hold on a CPU: its states then stay in the caches.
 pub const CPU_TOKEN_BUDGET: usize = 1024;
@@ -80,8 +81,11 @@ impl Encoder {
             Device::Cpu => usize::try_from(threads).unwrap_or(1).min(work.len()),
             _ => 1,
         };
+        let pass = self.pass(prepared);
+        if self.setting.device != Device::Cpu {
+            return overlapped(&pass, work, batch, receive);
+        }
         if lanes < 2 {
-            let pass = self.pass(prepared);
             return work
                 .iter()
                 .try_for_each(|places| receive(places, block(&pass, &batch(places))?));
@@ -89,7 +93,7 @@ impl Encoder {
         let next = AtomicUsize::new(0);
         let (sender, receiver) = mpsc::channel();
         let (config, setting) = (self.config(), self.setting);
-        let packed_attention = self.packed_attention;
+        let (packed_attention, flash) = (self.packed_attention, self.flash);
         let outcome = std::thread::scope(|scope| {
             for _ in 0..lanes {
                 // A tensor may be used by one thread: each has its own handles.
@@ -100,6 +104,7 @@ impl Encoder {
                         config,
                         setting,
                         packed_attention,
+                        flash,
                         prepared: &prepared,
                     };
                     // Holds for this thread, and for those that first call libtorch later:
@@ -124,15 +129,42 @@ impl Encoder {
     }
 }
 
+/// One batch after the other on a GPU, which never waits for the host: while it computes
+/// a batch, the host receives the vectors of the one before and packs the next.
+fn overlapped<B: Fn(&[usize]) -> PackedBatch>(
+    pass: &Pass,
+    work: &[Vec<usize>],
+    batch: &B,
+    receive: &mut Receive,
+) -> Result<(), ModelError> {
+    let mut hand_over =
+        |(places, download): (&Vec<usize>, Download)| receive(places, values(&download.wait()?)?);
+    let mut before = None;
+    for places in work {
+        let download = Download::begin(&vectors(pass, &batch(places))?)?;
+        if let Some(earlier) = before.replace((places, download)) {
+            hand_over(earlier)?;
+        }
+    }
+    before.map_or(Ok(()), hand_over)
+}
+
 /// `[B · D]` f32 in packed order.
 fn block(pass: &Pass, batch: &PackedBatch) -> Result<Vec<f32>, ModelError> {
+    values(&vectors(pass, batch)?.f_contiguous()?)
+}
+
+/// `[B, D]` f32 in packed order, outside autograd.
+fn vectors(pass: &Pass, batch: &PackedBatch) -> Result<Tensor, ModelError> {
     let _no_grad = tch::no_grad_guard();
     check(batch, pass.config)?;
-    let vectors = pass.vectors(batch, None)?;
-    let vectors = vectors.f_to_device(Device::Cpu)?.f_contiguous()?;
-    let mut block = vec![0f32; vectors.numel()];
-    vectors.f_copy_data(&mut block, vectors.numel())?;
-    Ok(block)
+    pass.vectors(batch, None)
+}
+
+fn values(vectors: &Tensor) -> Result<Vec<f32>, ModelError> {
+    let mut values = vec![0f32; vectors.numel()];
+    vectors.f_copy_data(&mut values, vectors.numel())?;
+    Ok(values)
 }
 
 /// Places of the sequences, longest first, in batches of at most `budget`
@@ -159,6 +191,47 @@ fn batches(sequences: &[&[u32]], max_length: usize, budget: usize) -> Vec<Vec<us
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoder::{Pooling, Precision, Setting};
+    use crate::folder::ModelFolder;
+    use std::path::Path;
+
+    /// What a GPU does, here on the processor: one batch under way, the one before received.
+    #[test]
+    fn overlapped_batches_arrive_in_order_and_a_refusal_ends_them() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bert");
+        let setting = Setting {
+            device: Device::Cpu,
+            precision: Precision::F32,
+            pooling: Pooling::Mean,
+            normalize: true,
+            trainable: false,
+        };
+        let encoder = Encoder::load(ModelFolder::open(&dir).unwrap(), setting).unwrap();
+        let pass = encoder.pass(encoder.frozen.as_ref().unwrap());
+        let data: Vec<Vec<u32>> = (0..9u32).map(|i| (5..8 + i).collect()).collect();
+        let specials = Specials { first: 2, last: 3 };
+        let batch = |places: &[usize]| {
+            PackedBatch::new(places.iter().map(|&i| data[i].as_slice()), specials, 38)
+        };
+        let work = [vec![8], vec![7, 6], vec![5, 4, 3], vec![2, 1, 0]];
+        let mut found = Vec::new();
+        overlapped(&pass, &work, &batch, &mut |places, rows| {
+            found.push((places.to_vec(), rows));
+            Ok(())
+        })
+        .unwrap();
+        let alone = |places: &Vec<usize>| (places.clone(), block(&pass, &batch(places)).unwrap());
+        assert_eq!(found, work.each_ref().map(alone));
+
+        let mut received = 0;
+        let refused = overlapped(&pass, &work, &batch, &mut |_, _| {
+            received += 1;
+            Err(ModelError::NotFinite(0))
+        });
+        assert!(refused.is_err());
+        assert_eq!(received, 1);
+        assert!(overlapped(&pass, &[], &batch, &mut |_, _| Ok(())).is_ok());
+    }
 
     #[test]
     fn batches_hold_the_budget_and_every_sequence_once() {

@@ -22,7 +22,7 @@ use crate::packed::PackedBatch;
 use crate::weights::{self, Weights};
 use pass::Pass;
 use prepared::Prepared;
-use quarry_torch_ext::PackedAttention;
+use quarry_torch_ext::{FlashAttention, PackedAttention, upload};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -52,7 +52,7 @@ impl Precision {
 pub struct Dropout {
     /// After the embeddings and on each residual branch before it is added.
     pub hidden: f64,
-    /// On attention probabilities; above 0 the fused attention kernel is not used.
+    /// On attention probabilities; above 0 a CPU does not use its fused attention kernel.
     pub attention: f64,
 }
 
@@ -79,6 +79,7 @@ pub struct Encoder {
     /// Compute copies of frozen weights; of trainable ones they are made for every batch.
     frozen: Option<Prepared>,
     packed_attention: Option<PackedAttention>,
+    flash: Option<FlashAttention>,
 }
 
 impl Encoder {
@@ -92,12 +93,14 @@ impl Encoder {
             let _ = tensor.f_set_requires_grad(setting.trainable)?;
         }
         let packed_attention = packed_attention(&folder.config, &setting);
+        let flash = flash_attention(&folder.config, &setting);
         let mut encoder = Self {
             folder,
             weights,
             setting,
             frozen: None,
             packed_attention,
+            flash,
         };
         if !setting.trainable {
             encoder.frozen = Some(encoder.prepare()?);
@@ -158,7 +161,7 @@ impl Encoder {
         let vectors = Tensor::f_cat(&parts, 0)?;
         Ok(match batch.inverse() {
             Some(inverse) => {
-                let places = Tensor::from_slice(&inverse).to_device(self.setting.device);
+                let places = upload(&inverse, self.setting.device)?;
                 vectors.f_index_select(0, &places)?
             }
             None => vectors,
@@ -178,6 +181,7 @@ impl Encoder {
             config: self.config(),
             setting: self.setting,
             packed_attention: self.packed_attention,
+            flash: self.flash,
             prepared,
         }
     }
@@ -240,5 +244,19 @@ fn packed_attention(config: &Config, setting: &Setting) -> Option<PackedAttentio
     let width = config.hidden_size / config.heads;
     PackedAttention::new(config.heads, width, setting.precision.kind())
         .inspect_err(|error| tracing::debug!(%error, "attention runs by libtorch's operations"))
+        .ok()
+}
+
+/// The kernel for packed sequences of a GPU, if it has it: bf16 on compute capability 8.0
+/// or newer. Tried once, here, so that no run changes its arithmetic half-way.
+fn flash_attention(config: &Config, setting: &Setting) -> Option<FlashAttention> {
+    if !setting.device.is_cuda() || setting.precision == Precision::F32 {
+        return None;
+    }
+    let (width, kind) = (config.hidden_size / config.heads, setting.precision.kind());
+    FlashAttention::new(config.heads, width, kind, setting.device)
+        .inspect_err(|error| {
+            tracing::warn!(%error, "this GPU has no flash attention for the model, so attention runs once for each length of a batch");
+        })
         .ok()
 }

@@ -4,15 +4,16 @@ use super::prepared::Prepared;
 use super::{Dropout, Setting, block, pooling};
 use crate::config::Config;
 use crate::error::ModelError;
-use crate::packed::PackedBatch;
-use quarry_torch_ext::PackedAttention;
-use tch::Tensor;
+use crate::packed::{PackedBatch, Run};
+use quarry_torch_ext::{FlashAttention, PackedAttention, SequenceBounds, upload};
+use tch::{Device, Tensor};
 
 /// What a pass reads.
 pub(super) struct Pass<'a> {
     pub config: &'a Config,
     pub setting: Setting,
     pub packed_attention: Option<PackedAttention>,
+    pub flash: Option<FlashAttention>,
     pub prepared: &'a Prepared,
 }
 
@@ -23,23 +24,34 @@ impl Pass<'_> {
         batch: &PackedBatch,
         dropout: Option<Dropout>,
     ) -> Result<Tensor, ModelError> {
+        let runs = batch.runs();
+        let bounds = self.bounds(&runs)?;
         let forward = block::Forward {
             config: self.config,
             prepared: self.prepared,
             kind: self.setting.precision.kind(),
             dropout,
             packed_attention: self.packed_attention,
+            flash: self.flash.zip(bounds.as_ref()),
         };
         let device = self.setting.device;
-        let ids = Tensor::from_slice(batch.ids()).to_device(device);
-        let positions = Tensor::from_slice(&self.positions(batch)).to_device(device);
-        let runs = batch.runs();
+        let ids = upload(batch.ids(), device)?;
+        let positions = upload(&self.positions(batch), device)?;
         let states = forward.states(&ids, &positions, &runs)?;
-        let vectors = self.setting.pooling.pool(&states, &runs)?;
+        let vectors = self.setting.pooling.pool(&states, &runs, bounds.as_ref())?;
         match self.setting.normalize {
             true => Ok(pooling::normalize(&vectors)?),
             false => Ok(vectors),
         }
+    }
+
+    /// On a GPU, where the sequences begin: sent there once for all layers.
+    fn bounds(&self, runs: &[Run]) -> Result<Option<SequenceBounds>, ModelError> {
+        if self.setting.device == Device::Cpu {
+            return Ok(None);
+        }
+        let lengths: Vec<i64> = runs.iter().flat_map(Run::lengths).collect();
+        Ok(Some(SequenceBounds::new(&lengths, self.setting.device)?))
     }
 
     /// Position id of every token. RoBERTa counts the tokens that are not

@@ -1,6 +1,7 @@
 //! From token states to one vector a sequence, in f32.
 
 use crate::packed::Run;
+use quarry_torch_ext::SequenceBounds;
 use tch::{Kind, TchError, Tensor};
 
 /// How token states become one vector.
@@ -13,14 +14,31 @@ pub enum Pooling {
 }
 
 impl Pooling {
-    /// `[B, h]` f32 from `[T, h]` packed states.
-    pub(super) fn pool(self, states: &Tensor, runs: &[Run]) -> Result<Tensor, TchError> {
-        match self {
-            Self::Cls => {
+    /// `[B, h]` f32 from `[T, h]` packed states. With `bounds`, as on a GPU, by one
+    /// operation whatever the lengths, and nothing is copied there.
+    pub(super) fn pool(
+        self,
+        states: &Tensor,
+        runs: &[Run],
+        bounds: Option<&SequenceBounds>,
+    ) -> Result<Tensor, TchError> {
+        match (self, bounds) {
+            (Self::Cls, Some(bounds)) => {
+                let ends = bounds.cumulative();
+                let first = ends.f_narrow(0, 0, ends.size1()? - 1)?;
+                states.f_index_select(0, &first)?.f_to_kind(Kind::Float)
+            }
+            (Self::Mean, Some(bounds)) => {
+                let states = states.f_to_kind(Kind::Float)?;
+                let ends = Some(bounds.cumulative());
+                // `unsafe`: the bounds are not looked at, which would wait for the GPU.
+                Tensor::f_segment_reduce(&states, "mean", None, None, ends, 0, true, 0.0)
+            }
+            (Self::Cls, None) => {
                 let first = Tensor::from_slice(&first_tokens(runs)).to_device(states.device());
                 states.f_index_select(0, &first)?.f_to_kind(Kind::Float)
             }
-            Self::Mean => mean(states, runs),
+            (Self::Mean, None) => mean(states, runs),
         }
     }
 }
@@ -57,6 +75,7 @@ pub(super) fn normalize(vectors: &Tensor) -> Result<Tensor, TchError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Device;
 
     #[test]
     fn mean_and_cls_of_two_lengths() {
@@ -73,10 +92,37 @@ mod tests {
             },
         ];
         let flat = |t: Tensor| Vec::<f32>::try_from(t.view(-1)).unwrap();
-        let mean = Pooling::Mean.pool(&states, &runs).unwrap();
-        assert_eq!(flat(mean), [2., 3., 20., 30., 7., 9.]);
-        let cls = Pooling::Cls.pool(&states, &runs).unwrap();
-        assert_eq!(flat(cls), [1., 2., 10., 20., 7., 9.]);
+        let bounds = SequenceBounds::new(&[2, 2, 1], Device::Cpu).unwrap();
+        for bounds in [None, Some(&bounds)] {
+            let mean = Pooling::Mean.pool(&states, &runs, bounds).unwrap();
+            assert_eq!(flat(mean), [2., 3., 20., 30., 7., 9.]);
+            let cls = Pooling::Cls.pool(&states, &runs, bounds).unwrap();
+            assert_eq!(flat(cls), [1., 2., 10., 20., 7., 9.]);
+        }
+    }
+
+    #[test]
+    fn both_ways_of_pooling_have_one_gradient() {
+        let run = |count, length| Run { count, length };
+        let runs = [run(1, 7), run(3, 4), run(1, 1)];
+        let lengths: Vec<i64> = runs.iter().flat_map(Run::lengths).collect();
+        let bounds = SequenceBounds::new(&lengths, Device::Cpu).unwrap();
+        tch::manual_seed(3);
+        let states = Tensor::randn([20, 5], (Kind::Float, Device::Cpu));
+        let weights = Tensor::randn([5, 5], (Kind::Float, Device::Cpu));
+        for pooling in [Pooling::Mean, Pooling::Cls] {
+            let gradient = |bounds: Option<&SequenceBounds>| {
+                let leaf = states.copy().set_requires_grad(true);
+                let vectors = pooling.pool(&leaf, &runs, bounds).unwrap();
+                (vectors * &weights).sum(Kind::Float).backward();
+                leaf.grad()
+            };
+            let difference = gradient(None) - gradient(Some(&bounds));
+            assert!(
+                difference.abs().max().double_value(&[]) < 1e-7,
+                "{pooling:?}"
+            );
+        }
     }
 
     #[test]

@@ -9,15 +9,15 @@
 //! Every passage of the batch is a negative of every other query. A query whose
 //! negatives are all masked stays in the denominator with loss 0.
 
-use super::{Contrast, LossError, LossOutput, LossStats, scalar};
-use tch::{Kind, Tensor};
+use super::{Contrast, LossError, LossOutput, MeanOver, Seen};
+use tch::Kind;
 
 /// Mean over the `B` queries.
 ///
 /// # Errors
 /// Shapes that do not fit together.
 pub fn info_nce(input: &Contrast<'_>) -> Result<LossOutput, LossError> {
-    let (b, n) = input.sizes()?;
+    input.sizes()?;
     let queries = input.queries.f_to_kind(Kind::Float)?;
     let passages = input.passages.f_to_kind(Kind::Float)?;
     let scores = queries
@@ -36,42 +36,12 @@ pub fn info_nce(input: &Contrast<'_>) -> Result<LossOutput, LossError> {
         .f_sub(&positive)?;
     Ok(LossOutput {
         loss: rows.f_mean(Kind::Float)?,
-        stats: stats(
-            &scores.f_detach()?,
-            &positive.f_detach()?,
-            mask.as_ref(),
-            b,
-            n,
-        )?,
-    })
-}
-
-fn stats(
-    scores: &Tensor,
-    positive: &Tensor,
-    mask: Option<&Tensor>,
-    b: i64,
-    n: i64,
-) -> Result<LossStats, LossError> {
-    let pairs = b * (n - 1);
-    let (masked, masked_sum) = match mask {
-        Some(mask) => {
-            let zero_elsewhere = scores.f_masked_fill(&mask.f_logical_not()?, 0.0)?;
-            let count = mask.f_sum(Kind::Int64)?;
-            (
-                i64::try_from(count)?,
-                scalar(&zero_elsewhere.f_sum(Kind::Double)?)?,
-            )
-        }
-        None => (0, 0.0),
-    };
-    let positives = scalar(&positive.f_sum(Kind::Double)?)?;
-    let negatives = scalar(&scores.f_sum(Kind::Double)?)? - positives - masked_sum;
-    Ok(LossStats {
-        positive: positives / b as f64,
-        negative: negatives / (pairs - masked).max(1) as f64,
-        masked: masked as f64 / pairs.max(1) as f64,
-        terms: b,
+        seen: Seen {
+            positive: positive.f_detach()?,
+            scores: scores.f_detach()?,
+            masked: mask,
+            mean_over: MeanOver::Queries,
+        },
     })
 }
 
@@ -79,6 +49,8 @@ fn stats(
 mod tests {
     use super::*;
     use crate::loss::given::{assert_close, score_gradient, scores};
+    use crate::loss::scalar;
+    use tch::Tensor;
 
     const S: [f32; 8] = [2., 1., 0., 0.5, 0., 3., 1., -1.];
 
@@ -115,7 +87,7 @@ mod tests {
             0.007_609_7,
         ];
         assert_close(&score_gradient(&p), &expected);
-        let stats = output.stats;
+        let stats = output.stats().unwrap();
         assert_eq!((stats.positive, stats.masked, stats.terms), (2.5, 0.0, 2));
         assert!((stats.negative - 1.5 / 6.0).abs() < 1e-7);
     }
@@ -147,8 +119,8 @@ mod tests {
         assert_close(&[scalar(&output.loss).unwrap() as f32], &[expected as f32]);
         let gradient = score_gradient(&p);
         assert_eq!((gradient[1], gradient[6]), (0.0, 0.0));
-        assert!((output.stats.masked - 2.0 / 6.0).abs() < 1e-12);
-        assert!((output.stats.negative - (0.5 - 1.0) / 4.0).abs() < 1e-7);
+        assert!((output.stats().unwrap().masked - 2.0 / 6.0).abs() < 1e-12);
+        assert!((output.stats().unwrap().negative - (0.5 - 1.0) / 4.0).abs() < 1e-7);
     }
 
     #[test]
@@ -160,7 +132,8 @@ mod tests {
         output.loss.backward();
         assert_eq!(scalar(&output.loss).unwrap(), 0.0);
         assert_eq!(score_gradient(&p), [0f32; 8]);
-        assert_eq!((output.stats.negative, output.stats.masked), (0.0, 1.0));
+        let stats = output.stats().unwrap();
+        assert_eq!((stats.negative, stats.masked), (0.0, 1.0));
     }
 
     #[test]

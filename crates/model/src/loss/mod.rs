@@ -9,7 +9,7 @@ mod pairwise_nll;
 pub use info_nce::info_nce;
 pub use pairwise_nll::pairwise_nll;
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// One contrastive step: which query is scored against which passages.
 ///
@@ -34,8 +34,63 @@ pub struct Contrast<'a> {
 pub struct LossOutput {
     /// Scalar f32, differentiable.
     pub loss: Tensor,
-    /// Numbers for the log.
-    pub stats: LossStats,
+    seen: Seen,
+}
+
+/// What the numbers for the log are computed from, if somebody asks for them.
+#[derive(Debug)]
+struct Seen {
+    /// `[B]` scores of the positives.
+    positive: Tensor,
+    /// `[B, K]` scores that the loss compares them with.
+    scores: Tensor,
+    /// `[B, K]` true where a score was masked; `None` if nothing was.
+    masked: Option<Tensor>,
+    /// What the mean is over.
+    mean_over: MeanOver,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum MeanOver {
+    /// The queries; the positives are among the scores.
+    Queries,
+    /// The unmasked pairs; the scores are negatives alone.
+    Pairs,
+}
+
+impl LossOutput {
+    /// Numbers for the log. Reading them waits for a GPU, so a step does not.
+    ///
+    /// # Errors
+    /// When libtorch refuses.
+    pub fn stats(&self) -> Result<LossStats, LossError> {
+        let Seen {
+            positive, scores, ..
+        } = &self.seen;
+        let (b, k) = scores.size2()?;
+        let (masked, open) = match &self.seen.masked {
+            Some(mask) => (
+                i64::try_from(mask.f_sum(Kind::Int64)?)?,
+                scores.f_masked_fill(mask, 0.0)?,
+            ),
+            None => (0, scores.shallow_clone()),
+        };
+        let sum = scalar(&open.f_sum(Kind::Double)?)?;
+        let positives = scalar(&positive.f_sum(Kind::Double)?)?;
+        let (pairs, negatives) = match self.seen.mean_over {
+            MeanOver::Queries => (b * (k - 1), sum - positives),
+            MeanOver::Pairs => (b * k, sum),
+        };
+        Ok(LossStats {
+            positive: positives / b as f64,
+            negative: negatives / (pairs - masked).max(1) as f64,
+            masked: masked as f64 / pairs.max(1) as f64,
+            terms: match self.seen.mean_over {
+                MeanOver::Queries => b,
+                MeanOver::Pairs => pairs - masked,
+            },
+        })
+    }
 }
 
 /// Means over the terms of one loss, without gradient. Scores are similarities over `τ`.
@@ -79,9 +134,9 @@ impl Contrast<'_> {
         if self.targets.size() != [b] || self.targets.kind() != Kind::Int64 {
             return fail(format!("targets are not [{b}] integers"));
         }
-        let (low, high) = (self.targets.f_min()?, self.targets.f_max()?);
-        let (low, high) = (i64::try_from(low)?, i64::try_from(high)?);
-        if low < 0 || high >= n {
+        if let Some((low, high)) = self.target_range()?
+            && (low < 0 || high >= n)
+        {
             return fail(format!(
                 "targets {low}..={high} are not columns of {n} passages"
             ));
@@ -95,6 +150,16 @@ impl Contrast<'_> {
             return fail(format!("temperature {} is not above 0", self.temperature));
         }
         Ok((b, n))
+    }
+
+    /// Smallest and greatest target. `None` on a GPU, where looking would wait for it:
+    /// its kernels check every index they gather by, and stop the program.
+    fn target_range(&self) -> Result<Option<(i64, i64)>, TchError> {
+        if self.targets.device() != Device::Cpu {
+            return Ok(None);
+        }
+        let (low, high) = (self.targets.f_min()?, self.targets.f_max()?);
+        Ok(Some((i64::try_from(low)?, i64::try_from(high)?)))
     }
 
     /// The mask with every target cleared; `None` if nothing can be masked.

@@ -8,7 +8,7 @@
 //! over each query's own negatives only, leaving out masked pairs. The mean is
 //! over the pairs left; a query with none contributes nothing.
 
-use super::{Contrast, LossError, LossOutput, LossStats, scalar};
+use super::{Contrast, LossError, LossOutput, MeanOver, Seen};
 use tch::{Kind, Tensor};
 
 /// Mean over the unmasked pairs. Query `i` owns the `negatives` columns after its positive.
@@ -17,8 +17,8 @@ use tch::{Kind, Tensor};
 /// Shapes that do not fit together, or a group that reaches past the last passage.
 pub fn pairwise_nll(input: &Contrast<'_>, negatives: i64) -> Result<LossOutput, LossError> {
     let (b, n) = input.sizes()?;
-    let last = i64::try_from(input.targets.f_max()?)? + negatives;
-    if negatives < 1 || last >= n {
+    let past_the_last = |(_, high): (i64, i64)| high + negatives >= n;
+    if negatives < 1 || input.target_range()?.is_some_and(past_the_last) {
         return Err(LossError::Shape(format!(
             "{negatives} negatives after each positive do not fit {n} passages"
         )));
@@ -32,7 +32,7 @@ pub fn pairwise_nll(input: &Contrast<'_>, negatives: i64) -> Result<LossOutput, 
         Some(mask) => mask.f_gather(1, &columns, false)?.f_logical_not()?,
         None => Tensor::f_ones([b, negatives], (Kind::Bool, device))?,
     };
-    let terms = i64::try_from(kept.f_sum(Kind::Int64)?)?;
+    let terms = kept.f_sum(Kind::Int64)?.f_clamp_min(1)?;
     let margin = negative.f_sub(&positive)?;
     // Zeroed before and after: a masked pair yields neither a loss nor a NaN gradient.
     let dropped = kept.f_logical_not()?;
@@ -40,15 +40,13 @@ pub fn pairwise_nll(input: &Contrast<'_>, negatives: i64) -> Result<LossOutput, 
         .f_masked_fill(&dropped, 0.0)?
         .f_softplus()?
         .f_masked_fill(&dropped, 0.0)?;
-    let kept_scores = negative.f_detach()?.f_masked_fill(&dropped, 0.0)?;
-    let pairs = (b * negatives) as f64;
     Ok(LossOutput {
-        loss: losses.f_sum(Kind::Float)?.f_div_scalar(terms.max(1))?,
-        stats: LossStats {
-            positive: scalar(&positive.f_mean(Kind::Float)?)?,
-            negative: scalar(&kept_scores.f_sum(Kind::Double)?)? / terms.max(1) as f64,
-            masked: 1.0 - terms as f64 / pairs,
-            terms,
+        loss: losses.f_sum(Kind::Float)?.f_div(&terms)?,
+        seen: Seen {
+            positive: positive.f_detach()?.f_squeeze_dim(1)?,
+            scores: negative.f_detach()?,
+            masked: Some(dropped),
+            mean_over: MeanOver::Pairs,
         },
     })
 }
@@ -72,6 +70,7 @@ fn own_scores(input: &Contrast<'_>, columns: &Tensor) -> Result<Tensor, LossErro
 mod tests {
     use super::*;
     use crate::loss::given::{assert_close, score_gradient, scores};
+    use crate::loss::{LossStats, scalar};
 
     fn softplus(x: f64) -> f64 {
         x.max(0.0) + (-x.abs()).exp().ln_1p()
@@ -100,7 +99,7 @@ mod tests {
         let g = (1.0 / (1.0 + 1.5f64.exp()) / 2.0) as f32;
         assert_close(&score_gradient(&p), &[-g, g, 0., 0., 0., 0., -g, g]);
         assert_eq!(
-            output.stats,
+            output.stats().unwrap(),
             LossStats {
                 positive: 2.0,
                 negative: 0.5,
@@ -119,8 +118,8 @@ mod tests {
         let (output, p) = run(&values, Some(&mask), 2);
         let expected = (softplus(0.5 - 2.) + softplus(-1. - 3.) + softplus(4. - 3.)) / 3.;
         assert_close(&[scalar(&output.loss).unwrap() as f32], &[expected as f32]);
-        assert_eq!(output.stats.terms, 3);
-        assert!((output.stats.masked - 0.25).abs() < 1e-12);
+        assert_eq!(output.stats().unwrap().terms, 3);
+        assert!((output.stats().unwrap().masked - 0.25).abs() < 1e-12);
         output.loss.backward();
         assert_eq!(score_gradient(&p)[2], 0.0);
     }
@@ -131,7 +130,7 @@ mod tests {
         let (output, p) = run(&[2., 0.5, 9., -9., 9., -9., 2., 0.5], Some(&mask), 1);
         output.loss.backward();
         assert_eq!(
-            (scalar(&output.loss).unwrap(), output.stats.terms),
+            (scalar(&output.loss).unwrap(), output.stats().unwrap().terms),
             (0.0, 0)
         );
         assert_eq!(score_gradient(&p), [0f32; 8]);
