@@ -1,18 +1,20 @@
-"""Memory and time of every program against the number of passages, and of a refresh
-against the number of questions.
+"""Memory and time of every program against the number of passages, and of a merge against
+the number of questions.
 
     scripts/bench size [--passages N] [--questions N] [--work DIR] [--json FILE]
 
-Sizes are the powers of ten from 10,000 up to --passages. Each is generated (generated.py)
+Sizes are --smallest (10,000), ten times that and so on up to --passages. Each is generated (generated.py)
 and taken through `quarry prepare`, BM25, some steps of training, a generation mined with
 the checkpoint and the swap to it, by the programs as `quarry run` starts them, with a stub
-encoder (stub.py). Then --questions questions, and a half, a quarter and an eighth as many,
-are mined over eight partitions. 10,000,000 passages need 15 GB of disk and about an hour.
+encoder (stub.py). Then the merge of --questions questions over eight partitions, and of a
+half, a quarter and an eighth as many, from generated candidates, 200 of each partition
+(inferencer/examples/merge.rs). 10,000,000 passages need 15 GB of disk and a few hours.
 """
 
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -23,7 +25,6 @@ import generated
 import stub
 from memory import Watch
 
-SMALLEST = 10_000
 # Steps between checkpoints; a generation is due after as many, so the run sees one of them.
 EVERY = 4
 PARTITIONS, SHARD = 8, 2_500
@@ -57,10 +58,11 @@ def prepare(args, name, settings):
     return store, {"prepare_seconds": time.perf_counter() - start, "memory": watch.peaks}
 
 
-def launch(command, log):
+def launch(command, log, output=subprocess.DEVNULL):
+    # Threads of libtorch that wait must not spin: the programs share the cores.
     return subprocess.Popen(
-        [str(part) for part in command],
-        stdout=subprocess.DEVNULL, stderr=open(log, "w", encoding="utf-8"),
+        [str(part) for part in command], env=os.environ | {"OMP_WAIT_POLICY": "passive"},
+        stdout=output, stderr=open(log, "w", encoding="utf-8"),
     )  # fmt: skip
 
 
@@ -140,34 +142,29 @@ def passages(args, many):
 
 
 def questions(args, many):
-    """Generation 1 of `many` questions over eight partitions; nobody trains."""
+    """The merge of `many` questions over eight partitions, and what preparing them took."""
     name = f"questions-{many}"
     generated.write(args.work / name, PARTITIONS * SHARD, many, args.seed)
-    settings = {
-        "data.shard_passages": SHARD,
-        "data.block_queries": args.block,
-        "index.partition_passages": SHARD,
-    } | ENCODER
+    settings = {"data.shard_passages": SHARD, "data.block_queries": args.block} | ENCODER
     store, found = prepare(args, name, settings)
     shutil.rmtree(args.work / name)
-    with fleet(args, store, name) as (url, coordinator, inferencer, log):
-        with Watch(coordinator=coordinator, inferencer=inferencer) as watch:
-            while not dense(args, url):
-                alive(coordinator)
-                alive(inferencer)
-                time.sleep(1)
+    printed = args.work / f"{name}-merge.json"
+    with open(printed, "w", encoding="utf-8") as output:
+        command = [args.bin / "examples/merge", store, PARTITIONS]
+        child = launch(command, args.work / f"{name}-merge.log", output)
+        with Watch(merge=child) as watch:
+            child.wait()
+    if child.returncode != 0:
+        raise SystemExit(f"bench: the merge failed, see {args.work / name}-merge.log")
+    merged = json.loads(printed.read_text(encoding="utf-8"))
     found["memory"] |= watch.peaks
     shutil.rmtree(store)
-    return found | {"questions": many, "tasks": tasks(log, watch.series["inferencer"])}
-
-
-def dense(args, url):
-    """Whether a generation mined with a model is published."""
-    printed = subprocess.run(
-        [args.bin / "quarry", "generations", "--coordinator", url, "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    ).stdout  # fmt: skip
-    return any(one["kind"] == "dense" for one in json.loads(printed or '{"generations":[]}')["generations"])
+    merging = {
+        "tasks": merged["blocks"],
+        "seconds": merged["seconds"],
+        "RssAnon": watch.peaks["merge"]["RssAnon"],
+    }
+    return found | {"questions": many, "tasks": {"merge block": merging}}
 
 
 def tasks(log, series):
@@ -215,9 +212,10 @@ def show(title, rows, counted):
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench size", description=__doc__)
     parser.add_argument("--passages", type=int, default=1_000_000, help="the largest size; 0 for none")
-    parser.add_argument("--questions", type=int, default=500_000, help="to mine; 0 for none")
+    parser.add_argument("--smallest", type=int, default=10_000, help="the smallest size")
+    parser.add_argument("--questions", type=int, default=500_000, help="to merge; 0 for none")
     parser.add_argument("--trained", type=int, default=2_000, help="questions of each size")
-    parser.add_argument("--block", type=int, default=4096, help="questions in a block")
+    parser.add_argument("--block", type=int, default=4096, help="questions in a block of the merge")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", type=Path, default=Path(".deps/models/all-MiniLM-L6-v2"))
@@ -227,14 +225,14 @@ def main():
     args = parser.parse_args()
     stub.write(args.work / "stub", args.model)
     report = {"passages": [], "questions": []}
-    many = SMALLEST
+    many = args.smallest
     while many <= args.passages:
         report["passages"].append(passages(args, many))
         show("a run", report["passages"], "passages")
         many *= 10
     for part in (8, 4, 2, 1) if args.questions else ():
         report["questions"].append(questions(args, args.questions // part))
-        show("a refresh over eight partitions", report["questions"], "questions")
+        show("a merge over eight partitions", report["questions"], "questions")
     if args.json:
         args.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
