@@ -3,7 +3,8 @@
     python3 scripts/benchmarks/generated.py FOLDER --passages N [--questions Q] [--seed S]
 
 A passage is three to five runs of four words of squad-mini, so words are as frequent as
-in real text; a question is two runs of its passage. No memory but the runs.
+in real text. A question is one run of its passage and one of its own, so that hardly any
+two are equal. Memory holds the runs and the judgements.
 """
 
 import argparse
@@ -55,7 +56,8 @@ def write(folder, passages, questions, seed):
             text = drawn(numbers, table)
             corpus.write(f'{{"_id":"p{number}","text":"{" ".join(text)}"}}\n')
             while row == number:
-                queries.write(f'{{"_id":"q{at}","text":"{text[at % 2]} {text[2]}"}}\n')
+                own = table[at * 40_503 % len(table)]
+                queries.write(f'{{"_id":"q{at}","text":"{text[at % 3]} {own}"}}\n')
                 judged.append(number)
                 row, at = next(due, (None, 0))
     first = 0
