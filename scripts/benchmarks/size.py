@@ -25,7 +25,8 @@ import generated
 import stub
 from memory import Watch
 
-# Steps between checkpoints; a generation is due after as many, so the run sees one of them.
+# Steps between checkpoints; a generation is due after as many. A run sees two, the first
+# mined with the untouched model.
 EVERY = 4
 PARTITIONS, SHARD = 8, 2_500
 ENCODER = {
