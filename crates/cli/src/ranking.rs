@@ -2,14 +2,12 @@
 //! run they make. The exact way: every passage is scored for every query.
 
 use crate::collection::{Collection, bar};
+use crate::vectors::PassageVectors;
 use anyhow::Result;
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 use quarry_corpus::{Corpus, QuerySet};
 use quarry_eval::{Qrels, Run};
-use quarry_index::{ExactIndex, Hit, Language, Part, Search, SparseIndex};
+use quarry_index::{ExactIndex, Hit, Language, Search, SparseIndex};
 use quarry_model::{CPU_TOKEN_BUDGET, DualEncoder, Encoder, Specials};
-use tch::Device;
 
 /// Passages looked at to tell a corpus's language; inferencers look at as many.
 const LANGUAGE_SAMPLE: usize = 1000;
@@ -24,33 +22,6 @@ pub struct Lengths {
     pub query: usize,
     /// Of passages.
     pub passage: usize,
-}
-
-/// Encodes every passage, shard by shard: `[N, D]` row-major.
-///
-/// # Errors
-/// If the model refuses a text.
-pub fn encode_corpus(
-    encoder: &Encoder,
-    specials: Specials,
-    corpus: &Corpus,
-    length: usize,
-) -> Result<Vec<f32>> {
-    let progress = bar("passages", corpus.passages() as u64);
-    let width = usize::try_from(encoder.dim())?;
-    let mut rows = Vec::with_capacity(corpus.passages() * width);
-    for shard in corpus.shards() {
-        let tokens: Vec<&[u32]> = (0..shard.len()).map(|i| shard.tokens(i)).collect();
-        let done = progress.position();
-        rows.extend(
-            encoder.encode(&tokens, specials, length, CPU_TOKEN_BUDGET, &mut |n| {
-                progress.set_position(done + n as u64);
-            })?,
-        );
-        progress.set_position(done + shard.len() as u64);
-    }
-    progress.finish_and_clear();
-    Ok(rows)
 }
 
 /// Encodes every query: `[Q, D]` row-major.
@@ -70,21 +41,6 @@ pub fn encode_queries(
     })?;
     progress.finish_and_clear();
     Ok(rows)
-}
-
-/// An exact index over encoded passages, row 0 first, in fp16 as a generation
-/// stores them.
-///
-/// # Errors
-/// If the rows do not divide by the model's width.
-pub fn exact_index(model: &DualEncoder, passages: &[f32]) -> Result<ExactIndex> {
-    let width = usize::try_from(model.dim())?;
-    let mut rows = vec![f16::ZERO; passages.len()];
-    rows.convert_from_f32_slice(passages);
-    Ok(ExactIndex::new(
-        vec![Part::new(0, width, rows)?],
-        Device::Cpu,
-    )?)
 }
 
 /// The best `depth` passages of each query by dot product.
@@ -118,17 +74,17 @@ pub fn dense(
     lengths: Lengths,
     depth: usize,
 ) -> Result<Vec<Vec<Hit>>> {
-    let passages = encode_corpus(
+    let passages = PassageVectors::encode(
         model.passage(),
         specials,
         &collection.corpus,
         lengths.passage,
+        &std::env::temp_dir(),
     )?;
-    let index = exact_index(model, &passages)?;
     search_all(
         model,
         specials,
-        &index,
+        &passages.index,
         &collection.queries,
         lengths.query,
         depth,

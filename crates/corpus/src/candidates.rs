@@ -52,12 +52,20 @@ impl Candidates {
         write(path, lists)
     }
 
-    /// Reads all lists.
+    /// Maps the file; its lists are those of a block that nothing was filtered from.
     ///
     /// # Errors
     /// [`CorpusError::Io`], or [`CorpusError::Corrupt`] for a truncated, damaged or foreign file.
+    pub fn open(path: &Path) -> Result<NegativesBlock, CorpusError> {
+        NegativesBlock::open_as(path, "candidate table")
+    }
+
+    /// A copy of all lists.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
     pub fn read(path: &Path) -> Result<Vec<CandidateList>, CorpusError> {
-        let block = NegativesBlock::open_as(path, "candidate table")?;
+        let block = Candidates::open(path)?;
         Ok((0..block.len()).map(|i| block.list(i)).collect())
     }
 }

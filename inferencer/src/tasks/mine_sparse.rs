@@ -48,11 +48,10 @@ pub(crate) fn run(
     if evaluate {
         return evaluation::publish(shop, task, block, &queries, range, &corpus, &found);
     }
-    let lists: Vec<CandidateList> = range
+    let lists = range
         .zip(&found)
-        .map(|(query, hits)| list(&queries, query, hits))
-        .collect();
-    negatives::publish(shop, task, block, &corpus, &lists, Scores::Sparse)
+        .map(|(query, hits)| Ok(list(&queries, query, hits)));
+    negatives::publish(shop, task, block, &corpus, lists, Scores::Sparse)
 }
 
 /// The best `depth` passages of each query, on `threads` threads; each query's

@@ -31,19 +31,18 @@ pub(super) fn depth(depth: usize, queries: &QuerySet, range: Range<usize>) -> us
     depth + most.unwrap_or(0)
 }
 
-/// Filters `lists` and publishes the block with its counts.
+/// Filters `lists` as they come and publishes the block with its counts.
 pub(super) fn publish(
     shop: &Workshop,
     task: &Task,
     block: &Block,
     corpus: &MappedCorpus,
-    lists: &[CandidateList],
+    lists: impl Iterator<Item = Result<CandidateList>>,
     scores: Scores,
 ) -> Result<TaskOutput> {
     let mut counts = Counts::default();
     let kept = lists
-        .iter()
-        .map(|list| filter(&shop.recipe, &corpus.passages, list, scores, &mut counts))
+        .map(|list| filter(&shop.recipe, &corpus.passages, &list?, scores, &mut counts))
         .collect::<Result<Vec<_>>>()?;
     let folder = layout::generation_negatives(task.generation);
     let write = |path: &std::path::Path| NegativesBlock::write(path, &kept);

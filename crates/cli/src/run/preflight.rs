@@ -64,9 +64,6 @@ pub struct Needs {
     pub trainer_memory: f64,
     /// Bytes of each inferencer.
     pub worker_memory: f64,
-    /// Bytes of the verdict, which holds the vectors of all passages when the other
-    /// programs have ended.
-    pub verdict_memory: f64,
     /// Bytes in the store at most.
     pub disk: f64,
     /// FLOPs of all training steps.
@@ -76,11 +73,11 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Bytes at the worst moment, with `workers` inferencers.
+    /// Bytes at the worst moment, with `workers` inferencers. The verdict encodes shard
+    /// by shard as a worker does, when the other programs have ended.
     #[must_use]
     pub fn memory(&self, workers: usize) -> f64 {
-        let fleet = self.trainer_memory + workers as f64 * self.worker_memory;
-        fleet.max(self.verdict_memory)
+        self.trainer_memory + workers as f64 * self.worker_memory
     }
 }
 
@@ -128,9 +125,9 @@ pub fn needs(recipe: &Recipe, model: ModelSize, corpus: &CorpusManifest) -> Need
     Needs {
         steps,
         trainer_memory: LIBTORCH + state + copy + kept,
-        verdict_memory: LIBTORCH + model.parameters * 6.0 + passages * model.hidden * 4.0,
         worker_memory: LIBTORCH + model.parameters * 6.0 + shard,
-        disk: prepared + generations.max(1.0) * (embeddings + negatives) + checkpoints * copy,
+        // The verdict's vectors lie on disk as those of one more generation.
+        disk: prepared + (generations + 1.0) * (embeddings + negatives) + checkpoints * copy,
         train_flops: 3.0 * forward(tokens_per_step) * steps as f64,
         refresh_flops: forward(corpus_tokens + query_tokens),
     }
@@ -295,12 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_over_many_passages_may_need_the_most() {
+    fn more_passages_need_more_disk_and_no_more_memory() {
         let recipe = Recipe::default();
         let of = |passages| needs(&recipe, MINILM, &manifest(passages, 3200));
-        assert!(of(2000).memory(1) > of(2000).verdict_memory);
-        // 100 million vectors of 384 f32.
-        assert!(of(100_000_000).memory(1) > 143.0 * GIB);
+        let (few, many) = (of(2000), of(10_000_000));
+        assert_eq!(few.memory(1), many.memory(1));
+        // Those kept, the one being made and the verdict's, of 384 fp16 a passage.
+        let generations = recipe.refresh.keep_generations as f64 + 2.0;
+        assert!(many.disk > generations * 1e7 * 768.0);
     }
 
     #[test]

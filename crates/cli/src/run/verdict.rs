@@ -3,6 +3,7 @@
 
 use crate::ranking::{self, Lengths};
 use crate::table;
+use crate::vectors::PassageVectors;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use quarry_artifacts::{
@@ -184,14 +185,19 @@ impl<'a> Judge<'a> {
             query: within(self.recipe.model.query_length),
             passage: within(self.recipe.model.passage_length),
         };
-        let passages =
-            ranking::encode_corpus(model.passage(), specials, &self.corpus, lengths.passage)?;
-        let index = ranking::exact_index(&model, &passages)?;
+        let passages = PassageVectors::encode(
+            model.passage(),
+            specials,
+            &self.corpus,
+            lengths.passage,
+            &self.scratch,
+        )?;
+        let index = &passages.index;
         let mut scores = Vec::new();
         for split in splits.iter().filter(|split| !split.is_empty()) {
             let queries = self.queries(split).await?;
             let hits =
-                ranking::search_all(&model, specials, &index, &queries, lengths.query, DEPTH)?;
+                ranking::search_all(&model, specials, index, &queries, lengths.query, DEPTH)?;
             let run = ranking::to_run(&hits, &queries, &self.corpus)?;
             let qrels = ranking::qrels(&queries, &self.corpus)?;
             let metrics = evaluate(&qrels, &run, &METRICS).means;

@@ -2,7 +2,7 @@
 //!
 //! The 128-bit hash of each id goes with its ordinal into one of 256 buckets by its first byte; full buckets spill to
 //! files. Equal ids meet in one bucket, and one bucket at a time is sorted. 24 bytes an id lie on disk; in memory there
-//! are at most 16 MiB of unspilled entries, one bucket, and one bit an id up to the last duplicate.
+//! are at most 4 MiB of unspilled entries, one bucket (1/8 byte an id), and one bit an id up to the last duplicate.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Write};
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::CorpusError;
 
 const BUCKETS: usize = 256;
-const BUCKET_ENTRIES: usize = 2048;
+const BUCKET_ENTRIES: usize = 512;
 const ENTRY_BYTES: usize = 24;
 
 /// The hash of an id, and how many came before it.

@@ -258,7 +258,9 @@ impl Judged {
                 ordinal += 1;
             })?;
         }
-        for split in &self.splits {
+        for split in &mut self.splits {
+            // Nothing is looked up by id any more; the passages are still to come.
+            split.numbers = HashMap::new();
             for query in split
                 .queries
                 .iter()
