@@ -65,7 +65,8 @@ pub async fn or_failed(generation: u64, publication: impl Future<Output = Event>
 
 /// Paths of the objects of a generation that are absent or have another size. One
 /// listing answers for a thousand objects; what it does not show as it should be is
-/// looked for by name, so that a listing that lags behind costs time only.
+/// looked for by name, so that a listing which lags behind what was written costs time
+/// only. Nobody deletes what an open generation consists of.
 async fn missing(store: &Store, generation: u64, objects: Vec<ObjectRef>) -> Result<Vec<String>> {
     let folder = layout::generation_folder(generation);
     let listed: HashMap<String, u64> = store.list(&folder, None).await?.into_iter().collect();

@@ -76,8 +76,19 @@ pub struct Log {
     writer: String,
     /// Number of the next record.
     next: u64,
-    /// Bytes of the records that this process wrote.
-    written: u64,
+    /// The snapshot that the replay began with, or record 0.
+    start: Start,
+    /// Bytes of the records after it, read or written.
+    grown: u64,
+}
+
+/// Where a replay began.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Start {
+    /// The record whose snapshot it was; 0 if there was none.
+    pub sequence: u64,
+    /// Bytes of the snapshot.
+    pub size: u64,
 }
 
 impl Log {
@@ -91,15 +102,17 @@ impl Log {
         let paths = || listed.iter().map(|(path, _)| path.as_str());
         let last = paths().filter_map(layout::log_sequence).max().unwrap_or(0);
         let snapshots: Vec<u64> = paths().filter_map(layout::snapshot_sequence).collect();
-        let (mut run, from) = latest_snapshot(&store, snapshots).await?;
+        let (mut run, start) = latest_snapshot(&store, snapshots).await?;
+        let from = start.sequence;
         let store_of_reads = &store;
         let mut records = stream::iter(from + 1..=last)
             .map(|sequence| read(store_of_reads, sequence))
             .buffered(READS);
-        let mut sequence = from;
-        while let Some(record) = records.try_next().await? {
+        let (mut sequence, mut grown) = (from, 0);
+        while let Some(found) = records.try_next().await? {
             sequence += 1;
-            let record = record.ok_or_else(|| damaged(sequence, "it is missing"))?;
+            let (record, size) = found.ok_or_else(|| damaged(sequence, "it is missing"))?;
+            grown += size;
             for change in &record.changes {
                 run.evolve(change);
             }
@@ -110,7 +123,8 @@ impl Log {
             store,
             writer,
             next,
-            written: 0,
+            start,
+            grown,
         };
         Ok((log, run))
     }
@@ -122,7 +136,8 @@ impl Log {
     /// As [`Log::open`]; what was read until then is in `run`.
     pub async fn follow(&mut self, run: &mut Run) -> Result<u64, LogError> {
         let first = self.next;
-        while let Some(record) = read(&self.store, self.next).await? {
+        while let Some((record, size)) = read(&self.store, self.next).await? {
+            self.grown += size;
             for change in &record.changes {
                 run.evolve(change);
             }
@@ -164,7 +179,7 @@ impl Log {
         match self.store.create(&path, bytes).await? {
             Created::Yes => {
                 self.next += 1;
-                self.written += size;
+                self.grown += size;
                 Ok(sequence)
             }
             Created::Exists => Err(LogError::Fenced { sequence }),
@@ -177,10 +192,16 @@ impl Log {
         self.next - 1
     }
 
-    /// Bytes of the records that this process wrote.
+    /// The snapshot that the replay began with.
     #[must_use]
-    pub fn written(&self) -> u64 {
-        self.written
+    pub fn start(&self) -> Start {
+        self.start
+    }
+
+    /// Bytes of the records after it.
+    #[must_use]
+    pub fn grown(&self) -> u64 {
+        self.grown
     }
 
     /// Writes a snapshot of `run`, the state after the last record; returns its size.
@@ -202,9 +223,9 @@ impl Log {
     }
 }
 
-/// The newest snapshot that can be read, and the record it stands for; an empty
-/// run after record 0 if there is none.
-async fn latest_snapshot(store: &Store, mut sequences: Vec<u64>) -> Result<(Run, u64), LogError> {
+/// The newest snapshot that can be read, and which it is; an empty run after record 0
+/// if there is none.
+async fn latest_snapshot(store: &Store, mut sequences: Vec<u64>) -> Result<(Run, Start), LogError> {
     sequences.sort_unstable();
     for sequence in sequences.into_iter().rev() {
         let path = layout::log_snapshot(sequence);
@@ -213,17 +234,18 @@ async fn latest_snapshot(store: &Store, mut sequences: Vec<u64>) -> Result<(Run,
         };
         match serde_json::from_slice::<Snapshot<Run>>(&bytes) {
             Ok(snapshot) if (snapshot.version, snapshot.sequence) == (VERSION, sequence) => {
-                return Ok((snapshot.run, sequence));
+                let size = bytes.len() as u64;
+                return Ok((snapshot.run, Start { sequence, size }));
             }
             Ok(_) => tracing::warn!(path, "ignoring a snapshot of another version"),
             Err(error) => tracing::warn!(path, %error, "ignoring a damaged snapshot"),
         }
     }
-    Ok((Run::default(), 0))
+    Ok((Run::default(), Start::default()))
 }
 
-/// Record `sequence`, if it is there.
-async fn read(store: &Store, sequence: u64) -> Result<Option<Record>, LogError> {
+/// Record `sequence` and its bytes, if it is there.
+async fn read(store: &Store, sequence: u64) -> Result<Option<(Record, u64)>, LogError> {
     let Some(bytes) = store.get_raw(&layout::log_record(sequence)).await? else {
         return Ok(None);
     };
@@ -234,7 +256,7 @@ async fn read(store: &Store, sequence: u64) -> Result<Option<Record>, LogError> 
         let reason = format!("it says it is record {number} of version {version}");
         return Err(damaged(sequence, &reason));
     }
-    Ok(Some(record))
+    Ok(Some((record, bytes.len() as u64)))
 }
 
 fn damaged(sequence: u64, reason: &str) -> LogError {

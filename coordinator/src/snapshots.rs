@@ -17,7 +17,7 @@ const SMALLER: u64 = 4;
 /// The snapshots of one coordinator.
 #[derive(Debug, Default)]
 pub struct Snapshots {
-    /// Record and bytes written when the latest was begun.
+    /// Record and bytes of the log when the latest was begun.
     begun: (u64, u64),
     /// Its size.
     size: u64,
@@ -26,11 +26,13 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Snapshots of a log that is at its end.
+    /// Snapshots of a log that is at its end; the latest is the one it was read from,
+    /// whoever wrote it: coordinators that come and go add up.
     #[must_use]
     pub fn new(log: &Log) -> Self {
         Self {
-            begun: (log.last(), log.written()),
+            begun: (log.start().sequence, 0),
+            size: log.start().size,
             ..Self::default()
         }
     }
@@ -41,13 +43,13 @@ impl Snapshots {
         while let Some(done) = self.writing.try_join_next() {
             self.size = done.ok().flatten().unwrap_or(self.size);
         }
-        let (record, written) = self.begun;
-        let due = log.last() - record >= LEAST_RECORDS
-            && (log.written() - written) * SMALLER >= self.size;
+        let (record, grown) = self.begun;
+        let due =
+            log.last() - record >= LEAST_RECORDS && (log.grown() - grown) * SMALLER >= self.size;
         if !due || !self.writing.is_empty() {
             return;
         }
-        self.begun = (log.last(), log.written());
+        self.begun = (log.last(), log.grown());
         let (log, run) = (log.clone(), run.clone());
         self.writing.spawn(async move {
             let written = log.snapshot(&run).await;
@@ -56,5 +58,30 @@ impl Snapshots {
             };
             written.map_err(say).ok()
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_artifacts::{Store, layout};
+
+    #[tokio::test]
+    async fn records_of_coordinators_that_come_and_go_add_up() {
+        let store = Store::open("memory:").await.unwrap();
+        for (writer, records, due) in [("a", 300, false), ("b", 300, true), ("c", 300, false)] {
+            let (mut log, run) = Log::open(store.clone(), writer.to_owned()).await.unwrap();
+            let mut snapshots = Snapshots::new(&log);
+            for _ in 0..records {
+                log.append(1, &[]).await.unwrap();
+            }
+            snapshots.keep_up(&log, &run);
+            assert_eq!(!snapshots.writing.is_empty(), due, "{writer}");
+            snapshots.writing.join_all().await;
+        }
+        let listed = store.list(layout::log_folder(), None).await.unwrap();
+        let paths = listed.iter().map(|(path, _)| path.as_str());
+        let found: Vec<u64> = paths.filter_map(layout::snapshot_sequence).collect();
+        assert_eq!(found, [600]);
     }
 }

@@ -18,6 +18,7 @@ impl Training {
         if self.active.activation() == number && self.active.negatives().is_some() {
             return Ok(false);
         }
+        self.catch_up()?;
         let started = Instant::now();
         let runtime = self.runtime.clone();
         let negatives = runtime.block_on(async {

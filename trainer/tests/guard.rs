@@ -121,6 +121,7 @@ fn steps_judged_late_train_as_others_do() {
         }
         found.extend(before.map(|begun| begun.finish().unwrap()));
         let mut clipped = false;
+        // Both round in another order, and steps of 1e-3 carry that on.
         for (step, found) in (0..6).zip(&found) {
             let expected = prompt
                 .step(u64::from(step), &[micro(step, false)], 1e-3)
@@ -131,7 +132,7 @@ fn steps_judged_late_train_as_others_do() {
                 (found.grad_norm, expected.grad_norm),
             ] {
                 assert!(
-                    (found - expected).abs() < 1e-5 * expected.max(1.0),
+                    (found - expected).abs() < 1e-4 * expected.max(1.0),
                     "{optimizer:?} {loss:?} step {step}: {found} is not {expected}"
                 );
             }
@@ -146,7 +147,7 @@ fn steps_judged_late_train_as_others_do() {
             let noise = name.ends_with("attention.self.key.bias");
             let difference = largest_difference(&[late], &[prompt]);
             assert!(
-                noise || difference < 1e-5,
+                noise || difference < 1e-4,
                 "{optimizer:?} {loss:?} {name}: {difference}"
             );
         }

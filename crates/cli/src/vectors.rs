@@ -52,7 +52,13 @@ impl PassageVectors {
             let mut half = vec![f16::ZERO; rows.len()];
             half.convert_from_f32_slice(&rows);
             let path = folder.path().join(format!("shard-{number:05}.safetensors"));
-            Embeddings::write(&path, &half, width, shard.first_row(), ORIGIN)?;
+            Embeddings::write(&path, &half, width, shard.first_row(), ORIGIN).with_context(|| {
+                format!(
+                    "cannot keep the vectors of {} passages ({} bytes in all); name a folder with room in TMPDIR",
+                    corpus.passages(),
+                    corpus.passages() * width * size_of::<f16>()
+                )
+            })?;
             parts.push(Part::from_embeddings(Embeddings::open(&path)?)?);
             progress.set_position(done + shard.len() as u64);
         }

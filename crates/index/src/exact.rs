@@ -138,21 +138,21 @@ impl ExactIndex {
 
     /// The same where scores tie: every score becomes a key, among which no two are equal.
     fn best_distinct_keys(&self, queries: &Tensor, k: i64) -> Result<Tensor, IndexError> {
-        let mut chunks = Vec::new();
-        for queries in queries.f_split((self.tile.queries / KEYS_COST).max(1), 0)? {
-            let mut best: Option<Tensor> = None;
-            self.each_tile(|rows, first_row| {
+        let chunks: Vec<Tensor> = queries.f_split((self.tile.queries / KEYS_COST).max(1), 0)?;
+        let mut best: Vec<Option<Tensor>> = chunks.iter().map(|_| None).collect();
+        self.each_tile(|rows, first_row| {
+            for (queries, best) in chunks.iter().zip(&mut best) {
                 let keys = encode_all(&queries.f_matmul(rows)?, first_row)?;
                 let keys = match best.take() {
                     Some(before) => Tensor::f_cat(&[before, keys], 1)?,
                     None => keys,
                 };
-                best = Some(keys.f_topk(k.min(keys.size()[1]), 1, true, true)?.0);
-                Ok(())
-            })?;
-            chunks.extend(best);
-        }
-        Ok(Tensor::f_cat(&chunks, 0)?)
+                *best = Some(keys.f_topk(k.min(keys.size()[1]), 1, true, true)?.0);
+            }
+            Ok(())
+        })?;
+        let best: Vec<Tensor> = best.into_iter().flatten().collect();
+        Ok(Tensor::f_cat(&best, 0)?)
     }
 
     /// Searches again for the queries whose last kept score is one at which a tile may have kept the wrong row.

@@ -1,6 +1,7 @@
 // Sixteen numbers at a time: vectors of the compiler's own kind, compiled once for
 // each level of x86-64 and chosen when the program starts. Sums are taken lane by
-// lane, so that no result depends on how wide the processor's vectors are.
+// lane, so that no result depends on how wide the processor's vectors are; processors
+// that multiply and add in one rounding (x86-64-v3 on) differ in bits from older ones.
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/zeros_like.h>
 
-// Where the gradient of a leaf adds up.
+// Where the gradient of a leaf adds up; it lies as the leaf does. A frozen leaf has none.
 inline at::Tensor& gradient_of(const at::Tensor& leaf) {
   at::Tensor& grad = leaf.mutable_grad();
   if (!grad.defined()) grad = at::zeros_like(leaf);

@@ -47,7 +47,7 @@ Tensor backward(
     const Tensor& dx, const Tensor& dy) {
   const int64_t width = z.size(-1), rows = z.numel() / width;
   const int64_t blocks = (rows + quarry::ROWS - 1) / quarry::ROWS;
-  const Tensor scales = at::zeros({blocks, 2, width}, weight.options());
+  const Tensor scales = at::zeros({std::max<int64_t>(blocks, 1), 2, width}, weight.options());
   E* slopes = dy.defined() ? elements<E>(dy) : nullptr;
   at::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {

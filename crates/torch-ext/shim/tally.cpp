@@ -9,19 +9,20 @@
 
 namespace {
 
+struct Counts;
+thread_local Counts* counting = nullptr;
+
 struct Counts final : c10::MemoryReportingInfoBase {
   int64_t operations = 0, allocations = 0, bytes = 0;
 
-  // Freeing is reported with a negative size.
-  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override {
-    if (size <= 0) return;
+  // Freeing is reported with a negative size; autograd's threads report here as well.
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device device) override {
+    if (size <= 0 || counting != this || device.type() != c10::kCPU) return;
     ++allocations;
     bytes += size;
   }
   bool memoryProfilingEnabled() const override { return true; }
 };
-
-thread_local Counts* counting = nullptr;
 
 std::unique_ptr<at::ObserverContext> count(const at::RecordFunction&) {
   if (counting) ++counting->operations;

@@ -15,12 +15,20 @@ using torch::autograd::variable_list;
 
 // Adds the rows of `dy` [T, h] to rows `ids` [T] of the leaf's gradient, in order.
 void add_rows(const Tensor& leaf, const Tensor& ids, const Tensor& dy, int64_t skipped) {
+  if (!leaf.requires_grad()) return;
   const int64_t width = dy.size(1), count = dy.size(0);
-  float* to = gradient_of(leaf).data_ptr<float>();
+  const Tensor& grad = gradient_of(leaf);
+  // The forward pass checked the ids, but tables and ids may have been exchanged since.
+  TORCH_CHECK(
+      grad.is_contiguous() && grad.dim() == 2 && grad.size(1) == width && ids.numel() == count,
+      "a table, its gradient or the ids changed between the passes");
+  const auto rows = static_cast<uint64_t>(grad.size(0));
+  float* to = grad.data_ptr<float>();
   const float* from = dy.const_data_ptr<float>();
   const int64_t* row = ids.const_data_ptr<int64_t>();
   for (int64_t t = 0; t < count; ++t) {
     if (row[t] == skipped) continue;
+    TORCH_CHECK(static_cast<uint64_t>(row[t]) < rows, "an id is outside its table");
     float* sum = to + row[t] * width;
     for (int64_t i = 0; i < width; ++i) sum[i] += from[t * width + i];
   }
@@ -46,7 +54,7 @@ struct TrainedEmbeddings : torch::autograd::Function<TrainedEmbeddings> {
     const Tensor dy = grads[0].contiguous();
     add_rows(leaves[0], saved[0], dy, pads[0]);
     add_rows(leaves[1], saved[1], dy, pads[1]);
-    if (leaves.size() > 2) gradient_of(leaves[2])[0].add_(dy.sum(0));
+    if (leaves.size() > 2 && leaves[2].requires_grad()) gradient_of(leaves[2])[0].add_(dy.sum(0));
     return variable_list(4 + leaves.size());
   }
 };

@@ -51,13 +51,13 @@ struct TrainedLinear : torch::autograd::Function<TrainedLinear> {
     const Tensor db = dy.sum(0);
     int64_t first = 0;
     for (size_t i = 0; i < leaves.size(); i += 2) {
-      const int64_t rows = leaves[i].size(0);
-      if (whole) {
-        gradient_of(leaves[i]).addmm_(dy.narrow(1, first, rows).t(), x);
-      } else {
-        gradient_of(leaves[i]).add_(dw.narrow(0, first, rows));
+      const Tensor &weight = leaves[i], &bias = leaves[i + 1];
+      const int64_t rows = weight.size(0);
+      if (weight.requires_grad()) {
+        Tensor& grad = gradient_of(weight);
+        whole ? grad.addmm_(dy.narrow(1, first, rows).t(), x) : grad.add_(dw.narrow(0, first, rows));
       }
-      gradient_of(leaves[i + 1]).add_(db.narrow(0, first, rows));
+      if (bias.requires_grad()) gradient_of(bias).add_(db.narrow(0, first, rows));
       first += rows;
     }
     variable_list slopes(4 + leaves.size());

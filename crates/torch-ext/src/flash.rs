@@ -60,9 +60,10 @@ impl SequenceBounds {
         })
     }
 
-    /// `[B + 1]` i32 on the device: 0, then the sums of the lengths so far.
-    pub fn cumulative(&self) -> &Tensor {
-        &self.cumulative
+    /// `[B + 1]` i32 on the device: 0, then the sums of the lengths so far. A copy: the
+    /// kernel trusts ours.
+    pub fn cumulative(&self) -> Tensor {
+        self.cumulative.copy()
     }
 }
 

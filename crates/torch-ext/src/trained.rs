@@ -5,7 +5,8 @@
 //!
 //! By way of autograd every chunk of a batch would allocate each gradient anew, cast it
 //! and add it; of the word table, 47 MB for a few thousand rows. The price: a gradient
-//! is found in [`Tensor::grad`] after a backward pass, and nowhere else.
+//! is found in [`Tensor::grad`] after a backward pass, and nowhere else. A master that
+//! does not require a gradient gets none.
 #![allow(unsafe_code)] // Calls the shim.
 
 use tch::{Device, Kind, Tensor};
@@ -146,8 +147,8 @@ pub fn trained_embeddings(
     let leaves: Vec<_> = leaves.into_iter().map(ffi::raw).collect();
     let mut out = std::ptr::null_mut();
     // SAFETY: kinds and layouts were checked; libtorch's forward pass refuses a row
-    // outside a table, so that the backward pass stays inside; all tensors live through
-    // the call; `out` is adopted once, on success.
+    // outside a table, and so does the backward pass; all tensors live through the call;
+    // `out` is adopted once, on success.
     unsafe {
         let message = ffi::quarry_trained_embeddings(
             ffi::raw(ids),

@@ -121,6 +121,39 @@ fn embeddings_train_as_autograd_trains_them() {
 }
 
 #[test]
+fn a_frozen_master_gets_no_gradient() {
+    let (weight, bias) = (leaf(&[4, 6]), leaf(&[4]));
+    let _ = weight.set_requires_grad(false);
+    let layer = TrainedLinear::new(&[(&weight, &bias)], Kind::Float, 1).unwrap();
+    let x = Tensor::ones([3, 6], FLOAT);
+    layer.forward(&x).unwrap().sum(Kind::Float).backward();
+    assert!(!weight.grad().defined());
+    assert_eq!(Vec::<f32>::try_from(bias.grad()).unwrap(), [3.0; 4]);
+}
+
+#[test]
+fn ids_that_change_between_the_passes_are_refused() {
+    let tables = [leaf(&[3, 2]), leaf(&[3, 2])];
+    let ids = Tensor::from_slice(&[0i64, 2]);
+    let sum = trained_embeddings(
+        &ids,
+        &Tensor::from_slice(&[0i64, 1]),
+        EmbeddingTables {
+            word: &tables[0],
+            position: &tables[1],
+            token_type: None,
+            word_pad: -1,
+            position_pad: -1,
+        },
+    )
+    .unwrap();
+    // The detached handle shares the numbers, and not the count of their changes.
+    let _ = ids.data().fill_(1 << 40);
+    let error = sum.sum(Kind::Float).f_backward().unwrap_err();
+    assert!(error.to_string().contains("outside its table"), "{error}");
+}
+
+#[test]
 fn what_they_cannot_take_is_refused() {
     let (weight, bias) = (leaf(&[4, 6]), leaf(&[5]));
     let error = TrainedLinear::new(&[(&weight, &bias)], Kind::Float, 1).unwrap_err();
