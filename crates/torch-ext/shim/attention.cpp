@@ -2,6 +2,7 @@
 #include "attention_kernel.h"
 #include "guarded.h"
 #include "lanes.h"
+#include "tensors.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/native/CPUBlas.h>
@@ -14,12 +15,6 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-// Elements of a float or bfloat16 tensor.
-template <class E>
-E* elements(const Tensor& t) {
-  return static_cast<E*>(t.data_ptr());
-}
 
 // oneDNN's block kernels leave a processor's matrix unit (AMX) set up for their last
 // shape; other operations expect it released.

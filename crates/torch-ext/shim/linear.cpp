@@ -1,14 +1,13 @@
 // oneDNN's linear layer over a weight packed once, with the activation fused into
 // the matrix product. These operators have no C++ header; the dispatcher knows them.
+#include "linear.h"
+
 #include "guarded.h"
 
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
-
-#include <optional>
-#include <string_view>
 
 using Scalars = c10::List<std::optional<at::Scalar>>;
 using Reorder = at::Tensor(const at::Tensor&, std::optional<int64_t>);
@@ -18,6 +17,14 @@ using Pointwise = at::Tensor(
 
 static c10::OperatorHandle find(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+}
+
+at::Tensor linear_product(
+    const at::Tensor& x, const at::Tensor& packed, const std::optional<at::Tensor>& bias,
+    std::string_view activation, std::optional<std::string_view> algorithm) {
+  static const auto pointwise = find("mkldnn::_linear_pointwise").typed<Pointwise>();
+  at::NoGradGuard no_grad;
+  return pointwise.call(x, packed, bias, activation, Scalars(), algorithm);
 }
 
 extern "C" char* quarry_linear_pack(const at::Tensor* weight, int64_t rows, at::Tensor** packed) {
@@ -33,10 +40,8 @@ extern "C" char* quarry_linear_forward(
     const at::Tensor* input, const at::Tensor* packed, const at::Tensor* bias,
     const char* activation, const char* algorithm, at::Tensor** output) {
   return guarded([&] {
-    static const auto pointwise = find("mkldnn::_linear_pointwise").typed<Pointwise>();
-    at::NoGradGuard no_grad;
     const auto b = bias ? std::optional<at::Tensor>(*bias) : std::nullopt;
     const auto a = algorithm ? std::optional<std::string_view>(algorithm) : std::nullopt;
-    *output = new at::Tensor(pointwise.call(*input, *packed, b, activation, Scalars(), a));
+    *output = new at::Tensor(linear_product(*input, *packed, b, activation, a));
   });
 }

@@ -2,6 +2,7 @@
 #include "guarded.h"
 #include "lanes.h"
 #include "residual_kernel.h"
+#include "tensors.h"
 
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -14,11 +15,6 @@ using at::Tensor;
 using quarry::Drop;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-template <class E>
-E* elements(const Tensor& t) {
-  return static_cast<E*>(t.data_ptr());
-}
 
 // Near seeds must not give near masks: spreads every bit over all (splitmix64).
 Drop drop_of(int64_t seed, int64_t below, double scale) {

@@ -13,3 +13,9 @@ inline std::vector<at::Tensor> tensor_list(at::Tensor* const* tensors, size_t co
   for (size_t i = 0; i < count; ++i) list.push_back(*tensors[i]);
   return list;
 }
+
+// Elements of a float or bfloat16 tensor.
+template <class E>
+E* elements(const at::Tensor& t) {
+  return static_cast<E*>(t.data_ptr());
+}

@@ -1,33 +1,18 @@
 // A linear layer in training, over weights packed once a step.
 #include "guarded.h"
 #include "leaf.h"
+#include "linear.h"
 #include "tensors.h"
 
 #include <ATen/core/List.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
-
-#include <optional>
-#include <string_view>
 
 namespace {
 
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using Scalars = c10::List<std::optional<at::Scalar>>;
-using Pointwise = Tensor(
-    const Tensor&, const Tensor&, const std::optional<Tensor>&, std::string_view, Scalars,
-    std::optional<std::string_view>);
-
-// x Wᵀ + b over a packed weight (see linear.cpp).
-Tensor product(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias) {
-  static const auto pointwise = c10::Dispatcher::singleton()
-                                    .findSchemaOrThrow("mkldnn::_linear_pointwise", "")
-                                    .typed<Pointwise>();
-  return pointwise.call(x, packed, bias, "none", Scalars(), std::nullopt);
-}
 
 struct TrainedLinear : torch::autograd::Function<TrainedLinear> {
   // `leaves`: weight and bias, as many pairs as there are layers joined into this one.
@@ -38,7 +23,7 @@ struct TrainedLinear : torch::autograd::Function<TrainedLinear> {
     ctx->save_for_backward({x});
     ctx->saved_data["back"] = back;
     ctx->saved_data["leaves"] = c10::List<Tensor>(leaves);
-    return product(x, forth, bias);
+    return linear_product(x, forth, bias);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -61,7 +46,7 @@ struct TrainedLinear : torch::autograd::Function<TrainedLinear> {
       first += rows;
     }
     variable_list slopes(4 + leaves.size());
-    if (ctx->needs_input_grad(0)) slopes[0] = product(dy, ctx->saved_data["back"].toTensor(), std::nullopt);
+    if (ctx->needs_input_grad(0)) slopes[0] = linear_product(dy, ctx->saved_data["back"].toTensor(), std::nullopt);
     return slopes;
   }
 };

@@ -1,28 +1,13 @@
 //! The packed attention against the textbook's, forward and backward.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use quarry_torch_ext::PackedAttention;
+use support::textbook;
 use tch::{Device, Kind, Tensor};
 
 const LENGTHS: [i64; 9] = [158, 1, 16, 33, 200, 256, 90, 7, 520];
-
-/// `softmax(Q Kᵀ / √d) V`, sequence after sequence, in the kind of its input.
-fn textbook(projections: &Tensor, lengths: &[i64], heads: i64) -> Tensor {
-    let hidden = projections.size()[1] / 3;
-    let width = hidden / heads;
-    let parts = projections.split_with_sizes(lengths, 0);
-    let contexts: Vec<Tensor> = parts
-        .iter()
-        .map(|part| {
-            let heads_first = part.view([-1, 3, heads, width]).permute([1, 2, 0, 3]);
-            let [q, k, v] = [0, 1, 2].map(|i| heads_first.get(i));
-            let scores = q.matmul(&k.transpose(1, 2)) / (width as f64).sqrt();
-            let context = scores.softmax(-1, None).matmul(&v);
-            context.transpose(0, 1).reshape([-1, hidden])
-        })
-        .collect();
-    Tensor::cat(&contexts, 0)
-}
 
 fn worst(found: &Tensor, expected: &Tensor) -> f64 {
     let difference = found.to_kind(Kind::Double) - expected.to_kind(Kind::Double);

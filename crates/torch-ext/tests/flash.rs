@@ -4,27 +4,10 @@
 mod support;
 
 use quarry_torch_ext::{FlashAttention, SequenceBounds, set_deterministic};
+use support::textbook;
 use tch::{Device, Kind, Tensor};
 
 const LENGTHS: [i64; 9] = [158, 1, 16, 33, 200, 256, 90, 7, 520];
-
-/// `softmax(Q Kᵀ / √d) V`, sequence after sequence.
-fn textbook(projections: &Tensor, heads: i64) -> Tensor {
-    let hidden = projections.size()[1] / 3;
-    let width = hidden / heads;
-    let parts = projections.split_with_sizes(LENGTHS, 0);
-    let contexts: Vec<Tensor> = parts
-        .iter()
-        .map(|part| {
-            let heads_first = part.view([-1, 3, heads, width]).permute([1, 2, 0, 3]);
-            let [q, k, v] = [0, 1, 2].map(|i| heads_first.get(i));
-            let scores = q.matmul(&k.transpose(1, 2)) / (width as f64).sqrt();
-            let context = scores.softmax(-1, None).matmul(&v);
-            context.transpose(0, 1).reshape([-1, hidden])
-        })
-        .collect();
-    Tensor::cat(&contexts, 0)
-}
 
 /// Output and gradient of the projections on the CPU, for one gradient of the output.
 fn both(
@@ -59,7 +42,7 @@ fn context_and_gradients_agree_with_the_textbook() {
         for (kind, tolerance) in [(Kind::BFloat16, 6e-2), (Kind::Half, 1e-2)] {
             let attention = FlashAttention::new(heads, width, kind, gpu).unwrap();
             let (projections, gradient) = random(heads * width, kind);
-            let expected = both(&projections, &gradient, |x| textbook(x, heads));
+            let expected = both(&projections, &gradient, |x| textbook(x, &LENGTHS, heads));
             let there = |t: &Tensor| t.to_device(gpu).to_kind(kind);
             let bounds = SequenceBounds::new(&LENGTHS, gpu).unwrap();
             let found = both(&there(&projections), &there(&gradient), |x| {

@@ -14,6 +14,17 @@ fn twin(tensor: &Tensor) -> Tensor {
     tensor.detach().copy().set_requires_grad(true)
 }
 
+/// Two small tables without padding.
+fn tables(leaves: &[Tensor; 2]) -> EmbeddingTables<'_> {
+    EmbeddingTables {
+        word: &leaves[0],
+        position: &leaves[1],
+        token_type: None,
+        word_pad: -1,
+        position_pad: -1,
+    }
+}
+
 fn assert_near(found: &Tensor, exact: &Tensor, tolerance: f64, label: &str) {
     assert_eq!(found.size(), exact.size(), "{label}");
     let scale = exact.abs().max().double_value(&[]);
@@ -133,20 +144,9 @@ fn a_frozen_master_gets_no_gradient() {
 
 #[test]
 fn ids_that_change_between_the_passes_are_refused() {
-    let tables = [leaf(&[3, 2]), leaf(&[3, 2])];
+    let leaves = [leaf(&[3, 2]), leaf(&[3, 2])];
     let ids = Tensor::from_slice(&[0i64, 2]);
-    let sum = trained_embeddings(
-        &ids,
-        &Tensor::from_slice(&[0i64, 1]),
-        EmbeddingTables {
-            word: &tables[0],
-            position: &tables[1],
-            token_type: None,
-            word_pad: -1,
-            position_pad: -1,
-        },
-    )
-    .unwrap();
+    let sum = trained_embeddings(&ids, &Tensor::from_slice(&[0i64, 1]), tables(&leaves)).unwrap();
     // The detached handle shares the numbers, and not the count of their changes.
     let _ = ids.data().fill_(1 << 40);
     let error = sum.sum(Kind::Float).f_backward().unwrap_err();
@@ -162,18 +162,12 @@ fn what_they_cannot_take_is_refused() {
     let error = TrainedLinear::new(&[(&computed, &leaf(&[4]))], Kind::Float, 1).unwrap_err();
     assert!(error.to_string().contains("leaf"), "{error}");
 
-    let tables = [leaf(&[3, 2]), leaf(&[3, 2])];
+    let leaves = [leaf(&[3, 2]), leaf(&[3, 2])];
     let embed = |ids: &[i64], positions: &[i64]| {
         trained_embeddings(
             &Tensor::from_slice(ids),
             &Tensor::from_slice(positions),
-            EmbeddingTables {
-                word: &tables[0],
-                position: &tables[1],
-                token_type: None,
-                word_pad: -1,
-                position_pad: -1,
-            },
+            tables(&leaves),
         )
     };
     assert!(embed(&[0, 2], &[1, 1]).is_ok());

@@ -16,7 +16,8 @@ use crate::config::{Config, Family};
 use crate::error::ModelError;
 use crate::packed::Run;
 use quarry_torch_ext::{
-    EmbeddingTables, PackedAttention, add_norm, residual_norm, trained_embeddings,
+    EmbeddingTables, FlashAttention, PackedAttention, SequenceBounds, add_norm, residual_norm,
+    trained_embeddings,
 };
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -30,10 +31,7 @@ pub(super) struct Forward<'a> {
     /// Where the device has it; without dropout of probabilities it is used.
     pub packed_attention: Option<PackedAttention>,
     /// On a GPU that has it, with where this batch's sequences begin.
-    pub flash: Option<(
-        quarry_torch_ext::FlashAttention,
-        &'a quarry_torch_ext::SequenceBounds,
-    )>,
+    pub flash: Option<(FlashAttention, &'a SequenceBounds)>,
 }
 
 impl Forward<'_> {
@@ -71,7 +69,7 @@ impl Forward<'_> {
             false => sum_of_embeddings(ids, positions, &tables)?,
         };
         let x = self.norm(&sum, &self.prepared.norm)?;
-        let dropped = drop(x, self.dropout.map_or(0.0, |d| d.hidden))?;
+        let dropped = drop(x, self.hidden_dropout())?;
         Ok(dropped.f_to_kind(self.kind)?)
     }
 
@@ -86,7 +84,7 @@ impl Forward<'_> {
         // DistilBERT has no dropout here.
         let dropout = match self.config.family {
             Family::DistilBert => 0.0,
-            _ => self.dropout.map_or(0.0, |d| d.hidden),
+            _ => self.hidden_dropout(),
         };
         self.residual(x, y, &layer.attention_norm, dropout)
     }
@@ -94,8 +92,11 @@ impl Forward<'_> {
     fn feed_forward_branch(&self, layer: &Layer, x: &Tensor) -> Result<Tensor, ModelError> {
         let inner = layer.intermediate.forward_gelu(x, self.config.activation)?;
         let y = layer.output.forward(&inner)?;
-        let dropout = self.dropout.map_or(0.0, |d| d.hidden);
-        self.residual(x, y, &layer.output_norm, dropout)
+        self.residual(x, y, &layer.output_norm, self.hidden_dropout())
+    }
+
+    fn hidden_dropout(&self) -> f64 {
+        self.dropout.map_or(0.0, |d| d.hidden)
     }
 
     /// `softmax(Q Kᵀ / √d) V` inside each sequence; `projections` is `[T, 3h]`.

@@ -41,16 +41,13 @@ impl Linear {
     pub fn frozen(masters: &[(&Tensor, &Tensor)], kind: Kind) -> Result<Self, TchError> {
         let weight = joined(masters.iter().map(|(weight, _)| *weight))?.f_to_kind(kind)?;
         let bias = joined(masters.iter().map(|(_, bias)| *bias))?.f_to_kind(kind)?;
-        Ok(match weight.device() {
-            Device::Cpu => match PackedLinear::pack(&weight, Some(&bias), Some(PACKED_ROWS)) {
-                Ok(packed) => Self::Packed(packed),
-                Err(error) => {
-                    tracing::debug!(%error, "linear layer stays plain");
-                    Self::Plain { weight, bias, kind }
-                }
-            },
-            _ => Self::Plain { weight, bias, kind },
-        })
+        if weight.device() == Device::Cpu {
+            match PackedLinear::pack(&weight, Some(&bias), Some(PACKED_ROWS)) {
+                Ok(packed) => return Ok(Self::Packed(packed)),
+                Err(error) => tracing::debug!(%error, "linear layer stays plain"),
+            }
+        }
+        Ok(Self::Plain { weight, bias, kind })
     }
 
     /// A layer for one step of training; plain where the processor cannot do better.
