@@ -4,7 +4,8 @@
 //! lists of tensors, inference mode, oneDNN's fused linear layer, attention over packed
 //! sequences, LayerNorm of a sum with and without dropout, layers in training that fill
 //! their masters' gradients, the counting of operations and memory, late loading of CUDA,
-//! flash attention and unwaited copies there, and libtorch's process-wide settings.
+//! flash attention and unwaited copies there, libtorch's process-wide settings, and the
+//! allocator that tensors come from.
 //! Refuses anything that tch already offers and anything that knows what a model, a file
 //! format or a recipe is.
 //!
@@ -15,6 +16,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod adamw;
+mod allocator;
 mod attention;
 mod cuda;
 mod error;
