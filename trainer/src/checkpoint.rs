@@ -2,19 +2,19 @@
 //!
 //! Owns: the copy of weights and moments (all that training stops for), and one
 //! background task that writes the folder and publishes it, manifest last. At
-//! most one is in flight: the copy of the weights exists once, and travels with
-//! the task. Refuses: overwriting anything, and stopping the run for a full disk.
+//! most one is in flight, and its copy is given back once it is on disk. Refuses:
+//! overwriting anything, and stopping the run for a full disk.
 
 use crate::outbox::{Letter, Outbox};
 use crate::state::{FOLDER, OPTIMIZER, TrainerState};
 use crate::step::Learner;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use quarry_artifacts::{CheckpointOrigin, CheckpointRef, Store, VersionSwap, publish_checkpoint};
 use quarry_model::DualEncoder;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tch::Tensor;
+use tch::{Device, Tensor};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -28,45 +28,30 @@ pub struct Checkpointer {
     store: Store,
     outbox: Arc<Outbox>,
     work: PathBuf,
-    /// A second model that holds the copy; away while a checkpoint is in flight.
-    copy: Option<DualEncoder>,
-    in_flight: Option<JoinHandle<Outcome>>,
+    in_flight: Option<JoinHandle<Result<CheckpointRef>>>,
     published: Option<CheckpointRef>,
     /// Why the latest checkpoint could not be published; empty if it could.
     failure: watch::Sender<String>,
 }
 
-/// The copy comes home, with what became of the checkpoint.
-struct Outcome {
-    copy: DualEncoder,
-    published: Result<CheckpointRef>,
-}
-
-/// What one checkpoint consists of, besides the copied weights.
+/// What one checkpoint consists of.
 struct Parcel {
     folder: PathBuf,
+    model: DualEncoder,
     moments: Vec<(String, Tensor)>,
     state: TrainerState,
     last: bool,
 }
 
 impl Checkpointer {
-    /// A checkpointer whose folders are made in `work`; `copy` is a second
-    /// instance of the model on the CPU, whose weights do not matter.
+    /// A checkpointer whose folders are made in `work`.
     #[must_use]
-    pub fn new(
-        runtime: &Handle,
-        store: Store,
-        outbox: Arc<Outbox>,
-        work: &Path,
-        copy: DualEncoder,
-    ) -> Self {
+    pub fn new(runtime: &Handle, store: Store, outbox: Arc<Outbox>, work: &Path) -> Self {
         Self {
             runtime: runtime.clone(),
             store,
             outbox,
             work: work.to_owned(),
-            copy: Some(copy),
             in_flight: None,
             published: None,
             failure: watch::Sender::new(String::new()),
@@ -103,13 +88,10 @@ impl Checkpointer {
             return Ok(false);
         }
         self.settle()?;
-        let Some(copy) = self.copy.take() else {
-            return Ok(false);
-        };
         let started = Instant::now();
-        copy_weights(learner.encoder(), &copy)?;
         let parcel = Parcel {
             folder: self.work.join(format!("step-{}", state.step)),
+            model: learner.encoder().duplicate(Device::Cpu)?,
             moments: learner.optimizer().snapshot(),
             state,
             last,
@@ -119,10 +101,10 @@ impl Checkpointer {
         let (store, outbox) = (self.store.clone(), Arc::clone(&self.outbox));
         let failure = self.failure.clone();
         self.in_flight = Some(self.runtime.spawn(async move {
-            let outcome = publish(store, outbox, copy, parcel).await;
-            let reason = outcome.published.as_ref().err();
+            let published = publish(store, outbox, parcel).await;
+            let reason = published.as_ref().err();
             failure.send_replace(reason.map_or_else(String::new, |e| format!("{e:#}")));
-            outcome
+            published
         }));
         Ok(true)
     }
@@ -136,10 +118,8 @@ impl Checkpointer {
         let Some(task) = self.in_flight.take() else {
             return Ok(None);
         };
-        let outcome = self.runtime.block_on(task);
-        let outcome = outcome.context("the task that writes checkpoints died; resume the run")?;
-        self.copy = Some(outcome.copy);
-        match outcome.published {
+        let published = self.runtime.block_on(task);
+        match published.context("the task that writes checkpoints died; resume the run")? {
             Ok(checkpoint) => {
                 self.published = Some(checkpoint);
                 Ok(None)
@@ -182,24 +162,7 @@ impl Checkpointer {
     }
 }
 
-fn copy_weights(from: &DualEncoder, to: &DualEncoder) -> Result<()> {
-    let _guard = tch::no_grad_guard();
-    let (from, to) = (from.parameters(), to.parameters());
-    ensure!(
-        from.len() == to.len(),
-        "the copy of the model has another number of tensors"
-    );
-    for (source, mut target) in from.into_iter().zip(to) {
-        ensure!(
-            source.name == target.name,
-            "the copy of the model has other tensors"
-        );
-        target.tensor.f_copy_(&source.tensor)?;
-    }
-    Ok(())
-}
-
-async fn publish(store: Store, outbox: Arc<Outbox>, copy: DualEncoder, parcel: Parcel) -> Outcome {
+async fn publish(store: Store, outbox: Arc<Outbox>, parcel: Parcel) -> Result<CheckpointRef> {
     let (step, last) = (parcel.state.step, parcel.last);
     let origin = CheckpointOrigin {
         generation: parcel.state.active.as_ref().map(|active| active.generation),
@@ -209,10 +172,8 @@ async fn publish(store: Store, outbox: Arc<Outbox>, copy: DualEncoder, parcel: P
         notes: VersionSwap::note(&parcel.state.swaps),
     };
     let folder = parcel.folder.clone();
-    let (copy, written) = tokio::task::block_in_place(|| {
-        let written = write_folder(&copy, &parcel);
-        (copy, written)
-    });
+    // The copy ends here, before the upload, which may take long.
+    let written = tokio::task::block_in_place(|| write_folder(parcel));
     let published = match written {
         Ok(()) => publish_checkpoint(&store, step, &folder, origin)
             .await
@@ -241,10 +202,10 @@ async fn publish(store: Store, outbox: Arc<Outbox>, copy: DualEncoder, parcel: P
             "could not publish a checkpoint, training goes on and tries again at the next one due"
         ),
     }
-    Outcome { copy, published }
+    published
 }
 
-fn write_folder(model: &DualEncoder, parcel: &Parcel) -> Result<()> {
+fn write_folder(parcel: Parcel) -> Result<()> {
     let folder = &parcel.folder;
     if folder.exists() {
         std::fs::remove_dir_all(folder)?;
@@ -252,7 +213,7 @@ fn write_folder(model: &DualEncoder, parcel: &Parcel) -> Result<()> {
     let trainer = folder.join(FOLDER);
     std::fs::create_dir_all(&trainer)
         .with_context(|| format!("cannot make the folder {}", trainer.display()))?;
-    model.save(folder)?;
+    parcel.model.save(folder)?;
     let path = trainer.join(OPTIMIZER);
     Tensor::write_safetensors(&parcel.moments, &path)
         .with_context(|| format!("cannot write {}; free some disk", path.display()))?;

@@ -26,7 +26,6 @@ use anyhow::{Context, Result, bail, ensure};
 use quarry_artifacts::{
     Cache, CheckpointFiles, CheckpointManifest, RunDocument, Store, VersionLog, fetch_checkpoint,
 };
-use quarry_model::DualEncoder;
 use quarry_recipe::Recipe;
 use quarry_service::args::cache_folder;
 use quarry_service::{CancellationToken, Token, channel, signals, threads};
@@ -177,15 +176,9 @@ impl Start {
             }
             tracing::info!(step = first, total, activation = after, "resumed");
         }
-        let copy = self.copy_of_model()?;
         let store = self.source.store.clone();
-        let checkpointer = Checkpointer::new(
-            runtime.handle(),
-            store,
-            Arc::clone(&outbox),
-            &self.work,
-            copy,
-        );
+        let checkpointer =
+            Checkpointer::new(runtime.handle(), store, Arc::clone(&outbox), &self.work);
         Ok(Training {
             rate: LearningRate::new(
                 train.learning_rate,
@@ -227,11 +220,6 @@ impl Start {
         let encoder = model::load(&self.folder, &self.recipe, self.device)?;
         let framing = model::framing(&self.folder, &self.recipe, &encoder)?;
         Ok((Learner::new(encoder, &self.recipe, self.device), framing))
-    }
-
-    /// A second instance on the CPU, to hold the weights of a checkpoint in flight.
-    fn copy_of_model(&self) -> Result<DualEncoder> {
-        model::load(&self.folder, &self.recipe, Device::Cpu)
     }
 }
 

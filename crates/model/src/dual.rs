@@ -97,9 +97,19 @@ impl DualEncoder {
     /// before belong to the query tower.
     pub fn untie(&mut self) -> Result<(), ModelError> {
         if self.passage.is_none() {
-            self.passage = Some(self.query.duplicate()?);
+            self.passage = Some(self.query.duplicate(self.query.device())?);
         }
         Ok(())
+    }
+
+    /// The same model with weights of its own, on `device`: what a checkpoint writes
+    /// while training goes on.
+    pub fn duplicate(&self, device: Device) -> Result<Self, ModelError> {
+        let passage = self.passage.as_ref();
+        Ok(Self {
+            query: self.query.duplicate(device)?,
+            passage: passage.map(|p| p.duplicate(device)).transpose()?,
+        })
     }
 
     /// Embeds the queries and passages of a training step: `[B, D]` and `[N, D]`

@@ -8,6 +8,14 @@
 
 #include <cstdlib>
 
+// oneDNN keeps the last 1,024 primitives it made, each with its code: 165 KB for a product
+// of a training step. Packed batches hardly ever have the same number of tokens, so all but
+// those of the pass under way are memory for nothing. oneDNN reads this when it makes its
+// first primitive; no thread exists yet.
+__attribute__((constructor)) static void keep_few_primitives() {
+  setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128", /*overwrite=*/0);
+}
+
 extern "C" void quarry_message_free(char* message) { std::free(message); }
 
 extern "C" const char* quarry_header_version() { return TORCH_VERSION; }

@@ -1,12 +1,49 @@
 //! Where tensors live: jemalloc, for every program that links libtorch.
 //!
-//! Owns the choice of the allocator. The feature that leaves its names unprefixed lets
-//! it stand for `malloc` in libtorch and faiss too, not in Rust alone. Packed batches
-//! make every step ask for blocks of other sizes: glibc cannot fit them into what the
-//! step before gave back, and a trainer grew from 1.2 to 3.9 GiB in 200 steps
-//! (docs/decisions/0016).
+//! Owns the choice of the allocator and its settings. The feature that leaves its names
+//! unprefixed lets it stand for `malloc` in libtorch and faiss too, not in Rust alone.
+//! Packed batches make every step ask for blocks of other sizes: glibc cannot fit them
+//! into what the step before gave back, and a trainer grew from 1.2 to 4.9 GiB in 300
+//! steps (docs/decisions/0016).
+#![allow(unsafe_code)] // Speaks to jemalloc by the names of its settings.
 
+use std::ffi::{CStr, c_char};
+
+use tikv_jemalloc_ctl::raw;
 use tikv_jemallocator::Jemalloc;
 
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
+
+/// What a step gives back the next one takes. jemalloc would return free stretches of
+/// 8 MiB at once, and others after 10 s, which is two long steps: they come back one
+/// page fault at a time, a tenth of a step's processor time. Without that bound they go
+/// when nobody has wanted them for a minute. They must go: kept for ever (-1), a run
+/// owned 10 GiB after 76 steps.
+const SETTINGS: &CStr = c"oversize_threshold:0,dirty_decay_ms:60000";
+
+/// `const char *malloc_conf`; `MALLOC_CONF` in the environment goes before it.
+#[repr(transparent)]
+struct Configuration(*const c_char);
+
+// SAFETY: a pointer to a constant, which nobody writes.
+unsafe impl Sync for Configuration {}
+
+// SAFETY: the name and type of jemalloc's own weak variable, which this replaces.
+#[unsafe(export_name = "malloc_conf")]
+static CONFIGURATION: Configuration = Configuration(SETTINGS.as_ptr());
+
+/// The main thread's arena is made before `SETTINGS` are read and keeps the bound, so
+/// it is told again.
+extern "C" fn lift_the_first_arenas_bound() {
+    // SAFETY: the name is terminated and takes a `size_t`.
+    let lifted = unsafe { raw::write(b"arena.0.oversize_threshold\0", usize::MAX >> 1) };
+    // Another allocator of these names answers with an error, and no harm is done.
+    let _ = lifted;
+}
+
+// SAFETY: the loader calls what is listed in this section once, before `main`, with
+// arguments that a function without parameters ignores.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = lift_the_first_arenas_bound;

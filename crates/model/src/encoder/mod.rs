@@ -209,13 +209,13 @@ impl Encoder {
             .collect()
     }
 
-    /// An independent encoder with equal weights.
-    pub(crate) fn duplicate(&self) -> Result<Self, ModelError> {
+    /// An independent encoder with equal weights, on `device`.
+    pub(crate) fn duplicate(&self, device: Device) -> Result<Self, ModelError> {
         let copy = |tensors: &BTreeMap<String, Tensor>| {
             let mut copies = BTreeMap::new();
             for (name, tensor) in tensors {
                 let source = tensor.f_detach()?;
-                let mut copy = source.f_empty_like()?;
+                let mut copy = Tensor::f_empty(source.size(), (source.kind(), device))?;
                 copy.f_copy_(&source)?;
                 copies.insert(name.clone(), copy);
             }
@@ -225,7 +225,16 @@ impl Encoder {
             tensors: copy(&self.weights.tensors)?,
             carried: copy(&self.weights.carried)?,
         };
-        Self::new(self.folder.clone(), weights, self.setting)
+        let setting = Setting {
+            device,
+            ..self.setting
+        };
+        Self::new(self.folder.clone(), weights, setting)
+    }
+
+    /// Where the weights are.
+    pub(crate) fn device(&self) -> Device {
+        self.setting.device
     }
 
     /// Writes a sentence-transformers folder.
