@@ -19,7 +19,7 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 /// 8 MiB at once, and others after 10 s, which is two long steps: they come back one
 /// page fault at a time, a tenth of a step's processor time. Without that bound they go
 /// when nobody has wanted them for a minute. They must go: kept for ever (-1), a run
-/// owned 10 GiB after 76 steps.
+/// owned 10 GiB after 48 steps.
 const SETTINGS: &CStr = c"oversize_threshold:0,dirty_decay_ms:60000";
 
 /// `const char *malloc_conf`; `MALLOC_CONF` in the environment goes before it.
