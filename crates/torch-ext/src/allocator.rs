@@ -3,7 +3,7 @@
 //! Owns the choice of the allocator and its settings. The feature that leaves its names
 //! unprefixed lets it stand for `malloc` in libtorch and faiss too, not in Rust alone.
 //! Packed batches make every step ask for blocks of other sizes: glibc cannot fit them
-//! into what the step before gave back, and a trainer grew from 1.2 to 4.9 GiB in 300
+//! into what the step before gave back, and a trainer that needs 1.3 GiB owned 4.9 after 300
 //! steps (docs/decisions/0016).
 #![allow(unsafe_code)] // Speaks to jemalloc by the names of its settings.
 

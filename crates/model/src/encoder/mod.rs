@@ -67,8 +67,7 @@ pub(crate) struct Setting {
 }
 
 /// Tokens of a training batch that go through the layers at once on a CPU: their
-/// states then stay near the processor, and no tensor is so large that the
-/// allocator gives its pages back.
+/// states then stay near the processor.
 const CPU_CHUNK_TOKENS: usize = 2048;
 
 /// One tower.
