@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 15] = [
     "adamw",
     "attention",
     "cuda",
@@ -16,12 +16,18 @@ const SOURCES: [&str; 14] = [
     "settings",
     "tally",
     "trained_embeddings",
+    "trained_feed_forward",
     "trained_linear",
     "transfer",
 ];
 
 /// What computes: the compiler must see loops it may turn into vector code.
-const KERNELS: [&str; 3] = ["attention_kernel", "norm_kernel", "residual_kernel"];
+const KERNELS: [&str; 4] = [
+    "attention_kernel",
+    "gelu_kernel",
+    "norm_kernel",
+    "residual_kernel",
+];
 
 fn main() {
     println!("cargo:rerun-if-changed=shim");
@@ -43,6 +49,8 @@ fn main() {
             .flag("-fopenmp")
             .include(&include)
             .include(include.join("torch/csrc/api/include"))
+            // libtorch was built with both: classes have other members without.
+            .define("NDEBUG", None)
             .define("_GLIBCXX_USE_CXX11_ABI", "1");
         build
     };

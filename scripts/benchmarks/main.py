@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,8 @@ SUITES = {
         ["quarry:bf16", "refresh:f32", "refresh:bf16"],
         [("quarry:bf16", "refresh:f32", 3.0), ("quarry:bf16", "refresh:bf16", None)],
     ),
+    # The pace is of no interest here: --steps, and what a model knows after them.
+    "curve": (["quarry:bf16", "train:bf16"], []),
     "train": (
         ["peak:bf16", "quarry:bf16", "quarry:f32", "train:bf16", "train:f32"],
         [("quarry:bf16", "train:bf16", 2.0), ("quarry:f32", "train:f32", 1.5)],
@@ -48,6 +51,7 @@ OURS = {
     "encode": quarry.encode,
     "refresh": quarry.refresh,
     "train": quarry.train,
+    "curve": quarry.train,
     "asynchrony": quarry.asynchrony,
 }
 
@@ -82,10 +86,34 @@ def measure(args, suite):
             found[contender].append(result)
             rate = result.get("flops", 0) / 1e9 or result["texts"] / result["seconds"]
             print(f"round {turn + 1} {suite:8} {contender:16} {rate:9.1f}", file=sys.stderr)
+            if suite == "curve":
+                result["dev"] = scores(args, trained(args, name, dtype))
             if suite == "encode" and not contender.startswith(("peak", "quarry:bf16")):
                 result["cosine"] = agree(args.work, contender)
     args.seed = first
     return found
+
+
+def trained(args, name, dtype):
+    """The folder of the model that a contender has just trained."""
+    if name != "quarry":
+        return (args.work / "peer.npy").with_suffix(".model")
+    folder = args.work / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    export = ["export", "--store", args.work / "train", "--output", folder]
+    quarry.timed([quarry.BIN / "quarry", *export], args.work / "export.log")
+    return folder
+
+
+def scores(args, model):
+    """MRR@10 and nDCG@10 on dev, for both contenders by `quarry eval`."""
+    command = [
+        quarry.BIN / "quarry", "eval", "--model", model, "--data", args.data, "--split", "dev",
+        "--passage-length", args.length, "--query-length", 64, "--threads", args.threads, "--json",
+    ]  # fmt: skip
+    _, printed = quarry.timed(command, args.work / "eval.log")
+    found = json.loads(printed)
+    return {name: found[name] for name in ("mrr@10", "ndcg@10")}
 
 
 def agree(work, contender):
@@ -169,10 +197,15 @@ def show(suite, report):
 def beside(results):
     """What a run shows besides its pace."""
     if all("losses" in r for r in results):
-        third = len(results[0]["losses"]) // 3
-        for name, part in (("first", slice(third)), ("last", slice(-third, None))):
-            means = "  ".join(f"{statistics.mean(r['losses'][part]):8.4f}" for r in results)
-            yield f"{means}  mean loss of the {name} {third} steps"
+        steps = len(results[0]["losses"])
+        for part in range(3):
+            first, last = steps * part // 3, steps * (part + 1) // 3
+            means = "  ".join(f"{statistics.mean(r['losses'][first:last]):8.4f}" for r in results)
+            yield f"{means}  mean loss of steps {first + 1} to {last}"
+    if all("dev" in r for r in results):
+        for name in results[0]["dev"]:
+            found = [r["dev"][name] for r in results]
+            yield f"{'  '.join(f'{x:8.4f}' for x in found)}  {name} on dev, mean {statistics.mean(found):.4f}"
     for key, form, what in (
         ("peak_mib", "8.0f", "MiB at most"),
         ("slowest_swap_ms", "8.1f", "ms, the slowest swap"),
@@ -187,7 +220,7 @@ def beside(results):
 
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("suites", nargs="*", help="encode, refresh, train, asynchrony, coordinator (all)")
+    parser.add_argument("suites", nargs="*", help="encode, refresh, curve, train, asynchrony, coordinator (all)")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--data", type=Path, default=Path("data/squad-mini"))

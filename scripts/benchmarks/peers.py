@@ -224,6 +224,7 @@ def train(args, dtype):
         callbacks=[Clock()],
     )
     trainer.train()
+    model.save(str(args.output.with_suffix(".model")))
     # The first steps meet cold caches and compile kernels.
     timed = Clock.ends[args.warmup - 1 :]
     seconds, texts = timed[-1] - timed[0], 32 * (len(timed) - 1)

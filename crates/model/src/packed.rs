@@ -161,6 +161,19 @@ impl PackedBatch {
         chunks
     }
 
+    /// The same batch with one sequence of `id` after the others, if it takes one to make
+    /// the tokens a multiple of `multiple`.
+    pub(crate) fn filled_up(&self, multiple: usize, id: i64) -> Self {
+        let mut filled = self.clone();
+        let tokens = self.ids.len().next_multiple_of(multiple);
+        if tokens > self.ids.len() {
+            filled.ids.resize(tokens, id);
+            filled.lengths.push((tokens - self.ids.len()) as i64);
+            filled.order.push(self.order.len() as i64);
+        }
+        filled
+    }
+
     /// `[B]`: packed place of each of the caller's sequences; `None` if it is
     /// the identity.
     pub(crate) fn inverse(&self) -> Option<Vec<i64>> {
@@ -210,6 +223,15 @@ mod tests {
         assert_eq!(tokens, [11, 8, 3]);
         let joined: Vec<i64> = chunks.iter().flat_map(|c| c.ids.clone()).collect();
         assert_eq!(joined, packed.ids);
+    }
+
+    #[test]
+    fn a_batch_is_filled_up_by_one_sequence_or_none() {
+        let packed = batch(&[&[3, 4], &[5]], 16);
+        let filled = packed.filled_up(4, 9);
+        assert_eq!(filled.ids(), [1, 3, 4, 2, 1, 5, 2, 9]);
+        assert_eq!((filled.len(), filled.tokens()), (3, 8));
+        assert_eq!(filled.filled_up(4, 9), filled);
     }
 
     #[test]

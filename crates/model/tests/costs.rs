@@ -66,21 +66,21 @@ fn padding_costs_nothing() {
 
 #[test]
 fn encoding_allocates_a_state_for_each_result_and_nothing_else() {
-    let (few, many) = (encoding(&[30; 4]), encoding(&[30; 40]));
+    let (few, many) = (encoding(&[32; 4]), encoding(&[32; 40]));
     assert_eq!(few.operations, many.operations);
     assert!(few.operations <= 70 && few.allocations <= 26, "{few:?}");
     // Words, positions and their norm; in each layer 3 h of projections, 1 of context,
     // 1 projected, 2 inside the feed-forward branch and 1 behind it.
-    let states = states_a_token(&few, &many, 36 * 30);
+    let states = states_a_token(&few, &many, 36 * 32);
     assert!(states < 3.0 + 8.0 * LAYERS as f64 + 0.5, "{states}");
 }
 
 #[test]
 fn training_allocates_no_gradient_of_a_weight() {
-    let (few, many) = (training(&[30; 4]), training(&[30; 40]));
+    let (few, many) = (training(&[32; 4]), training(&[32; 40]));
     assert!(few.operations <= 800 && few.allocations <= 170, "{few:?}");
     assert_eq!(few.allocations, many.allocations);
-    let states = states_a_token(&few, &many, 36 * 30);
+    let states = states_a_token(&few, &many, 36 * 32);
     assert!(states < 70.0, "{states}");
     // Two chunks cost what one costs, twice: nothing follows the size of the tables.
     let two = training(&[36; 60]);

@@ -4,8 +4,15 @@
 mod support;
 
 use quarry_model::{Dropout, DualEncoder, PackedBatch, Pooling, Precision};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use support::{FAMILIES, data, expected, flat, load, max_difference, min_cosine, options};
 use tch::{Kind, Tensor};
+
+/// libtorch's generator is the whole process's: tests with dropout take turns.
+fn generator() -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[test]
 fn vectors_equal_transformers() {
@@ -26,6 +33,7 @@ fn vectors_equal_transformers() {
 /// of libtorch's own operations, as do processors without the packed kernel.
 #[test]
 fn vectors_equal_transformers_without_the_packed_kernel_too() {
+    let _alone = generator();
     let never = Dropout {
         hidden: 0.0,
         attention: 1e-9,
@@ -216,6 +224,7 @@ fn bf16_gradients_reach_the_f32_masters() {
 #[test]
 fn dropout_follows_the_seed_and_is_off_without_it() {
     let expected = expected("bert");
+    let _alone = generator();
     let options = options(Pooling::Mean, Precision::F32, true);
     let model = DualEncoder::load(&data("bert"), &options).unwrap();
     let embed = |seed: i64, dropout| {
@@ -223,7 +232,7 @@ fn dropout_follows_the_seed_and_is_off_without_it() {
         flat(&model.query().embed(&expected.batch(), dropout).unwrap())
     };
     for (hidden, attention) in [(0.1, 0.0), (0.0, 0.1), (0.1, 0.1)] {
-        let dropout = Some(quarry_model::Dropout { hidden, attention });
+        let dropout = Some(Dropout { hidden, attention });
         assert_eq!(embed(1, dropout), embed(1, dropout));
         assert!(max_difference(&embed(1, dropout), &embed(2, dropout)) > 1e-3);
     }
@@ -232,11 +241,12 @@ fn dropout_follows_the_seed_and_is_off_without_it() {
 
 #[test]
 fn gradients_flow_through_every_dropout() {
+    let _alone = generator();
     let expected = expected("bert");
     for precision in [Precision::F32, Precision::Bf16] {
         let options = options(Pooling::Mean, precision, true);
         let model = DualEncoder::load(&data("bert"), &options).unwrap();
-        let dropout = Some(quarry_model::Dropout {
+        let dropout = Some(Dropout {
             hidden: 0.2,
             attention: 0.2,
         });

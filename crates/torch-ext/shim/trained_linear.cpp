@@ -1,4 +1,6 @@
 // A linear layer in training, over weights packed once a step.
+#include "trained_linear.h"
+
 #include "guarded.h"
 #include "leaf.h"
 #include "linear.h"
@@ -8,9 +10,27 @@
 #include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+using at::Tensor;
+
+void add_linear_gradients(const std::vector<Tensor>& leaves, const Tensor& dy, const Tensor& x) {
+  const bool whole = dy.scalar_type() == at::kFloat;
+  const Tensor dw = whole ? Tensor() : at::mm(dy.t(), x);
+  const Tensor db = dy.sum(0);
+  int64_t first = 0;
+  for (size_t i = 0; i < leaves.size(); i += 2) {
+    const Tensor &weight = leaves[i], &bias = leaves[i + 1];
+    const int64_t rows = weight.size(0);
+    if (weight.requires_grad()) {
+      Tensor& grad = gradient_of(weight);
+      whole ? grad.addmm_(dy.narrow(1, first, rows).t(), x) : grad.add_(dw.narrow(0, first, rows));
+    }
+    if (bias.requires_grad()) gradient_of(bias).add_(db.narrow(0, first, rows));
+    first += rows;
+  }
+}
+
 namespace {
 
-using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
@@ -31,20 +51,7 @@ struct TrainedLinear : torch::autograd::Function<TrainedLinear> {
     const Tensor dy = grads[0].contiguous();
     const Tensor x = ctx->get_saved_variables()[0];
     const auto leaves = ctx->saved_data["leaves"].toTensorVector();
-    const bool whole = dy.scalar_type() == at::kFloat;
-    const Tensor dw = whole ? Tensor() : at::mm(dy.t(), x);
-    const Tensor db = dy.sum(0);
-    int64_t first = 0;
-    for (size_t i = 0; i < leaves.size(); i += 2) {
-      const Tensor &weight = leaves[i], &bias = leaves[i + 1];
-      const int64_t rows = weight.size(0);
-      if (weight.requires_grad()) {
-        Tensor& grad = gradient_of(weight);
-        whole ? grad.addmm_(dy.narrow(1, first, rows).t(), x) : grad.add_(dw.narrow(0, first, rows));
-      }
-      if (bias.requires_grad()) gradient_of(bias).add_(db.narrow(0, first, rows));
-      first += rows;
-    }
+    add_linear_gradients(leaves, dy, x);
     variable_list slopes(4 + leaves.size());
     if (ctx->needs_input_grad(0)) slopes[0] = linear_product(dy, ctx->saved_data["back"].toTensor(), std::nullopt);
     return slopes;

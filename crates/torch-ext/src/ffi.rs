@@ -38,6 +38,7 @@ unsafe extern "C" {
         operations: *mut i64,
         allocations: *mut i64,
         bytes: *mut i64,
+        copied: *mut i64,
     ) -> Message;
 
     pub(crate) fn quarry_fused_adamw(
@@ -122,6 +123,20 @@ unsafe extern "C" {
         forth: RawTensor,
         bias: RawTensor,
         back: RawTensor,
+        leaves: *const RawTensor,
+        count: usize,
+        out: *mut RawTensor,
+    ) -> Message;
+    pub(crate) fn quarry_trained_feed_forward(
+        x: RawTensor,
+        forth1: RawTensor,
+        bias1: RawTensor,
+        back1: RawTensor,
+        forth2: RawTensor,
+        bias2: RawTensor,
+        back2: RawTensor,
+        tanh: bool,
+        inner: usize,
         leaves: *const RawTensor,
         count: usize,
         out: *mut RawTensor,

@@ -47,5 +47,5 @@ pub use settings::{
     set_num_interop_threads, set_num_threads,
 };
 pub use tally::{Counts, tally};
-pub use trained::{EmbeddingTables, TrainedLinear, trained_embeddings};
+pub use trained::{EmbeddingTables, TrainedLinear, trained_embeddings, trained_feed_forward};
 pub use transfer::{Download, upload};

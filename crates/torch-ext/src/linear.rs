@@ -137,11 +137,16 @@ impl PackedLinear {
         (&self.packed, self.bias.as_ref())
     }
 
+    /// Whether rows of a tensor of this size and kind are inputs.
+    pub(crate) fn takes(&self, size: &[i64], kind: Kind) -> bool {
+        size.last() == Some(&self.in_features) && kind == self.kind
+    }
+
     /// Refuses an input that is not `[…, in]` of the weight's kind on the CPU.
     pub(crate) fn check(&self, input: &Tensor) -> Result<(), Error> {
         let size = input.size();
-        let fits = size.len() >= 2 && size.last() == Some(&self.in_features);
-        if !fits || input.kind() != self.kind || input.device() != Device::Cpu {
+        let fits = size.len() >= 2 && self.takes(&size, input.kind());
+        if !fits || input.device() != Device::Cpu {
             let reason = format!(
                 "the input is {:?} {size:?} on {:?}, not {:?} […, {}] on the cpu",
                 input.kind(),

@@ -1,4 +1,4 @@
-//! What a stretch of work asks of libtorch: operations, allocations, bytes.
+//! What a stretch of work asks of libtorch: operations, allocations, bytes, copies.
 //!
 //! Owns the counting, for guards against lost optimisations that no clock need be asked
 //! about. Refuses to measure time, and counts the calling thread alone.
@@ -19,6 +19,8 @@ pub struct Counts {
     pub allocations: i64,
     /// Bytes of those blocks.
     pub bytes: i64,
+    /// Bytes that operations wrote which only move numbers or cast them.
+    pub copied: i64,
 }
 
 /// Runs `body` and counts what it asks of libtorch on this thread.
@@ -53,6 +55,7 @@ impl Running {
             operations: 0,
             allocations: 0,
             bytes: 0,
+            copied: 0,
         };
         // SAFETY: the handle came from `begin` on this thread; `end` and `drop` exclude
         // each other.
@@ -62,6 +65,7 @@ impl Running {
                 &mut counts.operations,
                 &mut counts.allocations,
                 &mut counts.bytes,
+                &mut counts.copied,
             );
             ffi::check(OPERATION, message)?;
         }

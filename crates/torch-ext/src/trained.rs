@@ -1,6 +1,6 @@
 //! Layers in training whose backward pass adds to the f32 masters' gradients itself (CPU).
 //!
-//! Owns the linear layer and the embeddings that do so. Refuses devices other than the
+//! Owns the linear layer, two of them with GELU between, and the embeddings that do so. Refuses devices other than the
 //! CPU and leaves that are not f32: callers keep libtorch's operations there.
 //!
 //! By way of autograd every chunk of a batch would allocate each gradient anew, cast it
@@ -11,9 +11,10 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, PackedLinear, ffi};
+use crate::{Activation, Error, PackedLinear, ffi};
 
 const LINEAR: &str = "trained linear";
+const FEED_FORWARD: &str = "trained feed-forward branch";
 const EMBEDDINGS: &str = "trained embeddings";
 
 /// `y = x Wᵀ + b` over compute copies of masters that collect the gradients.
@@ -98,6 +99,57 @@ impl TrainedLinear {
             ffi::check(LINEAR, message)?;
             Ok(ffi::adopt(out))
         }
+    }
+}
+
+/// The feed-forward branch of a transformer, `gelu(x W1ᵀ + b1) W2ᵀ + b2`: `[T, in]` → `[T, out]`
+/// through `inner` and `outer`, of their kind. GELU's output is computed again in the
+/// backward pass instead of being kept, which takes a quarter from a layer's memory.
+///
+/// # Errors
+/// When the input is not `[T, in]` of the layers' kind on the CPU, the layers do not fit
+/// each other, the activation is not GELU, or libtorch refuses.
+pub fn trained_feed_forward(
+    input: &Tensor,
+    inner: &TrainedLinear,
+    outer: &TrainedLinear,
+    activation: Activation,
+) -> Result<Tensor, Error> {
+    let refused = |reason: &str| Err(Error::argument(FEED_FORWARD, reason));
+    let tanh = match activation {
+        Activation::Gelu => false,
+        Activation::GeluTanh => true,
+        _ => return refused("the activation is not GELU"),
+    };
+    inner.forth.check(input)?;
+    let [(forth1, bias1), (forth2, bias2)] = [inner, outer].map(|layer| layer.forth.tensors());
+    let (Some(bias1), Some(bias2)) = (bias1, bias2) else {
+        return refused("there is no bias");
+    };
+    if !outer.forth.takes(&bias1.size(), bias1.kind()) {
+        return refused("the outer layer does not take what the inner one gives");
+    }
+    let leaves: Vec<_> = inner.leaves.iter().chain(&outer.leaves).map(ffi::raw).collect();
+    let mut out = std::ptr::null_mut();
+    // SAFETY: all tensors live through the call, and autograd shares in those it keeps;
+    // shapes and kinds were checked here and in `new`; `out` is adopted once, on success.
+    unsafe {
+        let message = ffi::quarry_trained_feed_forward(
+            ffi::raw(input),
+            ffi::raw(forth1),
+            ffi::raw(bias1),
+            ffi::raw(inner.back.tensors().0),
+            ffi::raw(forth2),
+            ffi::raw(bias2),
+            ffi::raw(outer.back.tensors().0),
+            tanh,
+            inner.leaves.len(),
+            leaves.as_ptr(),
+            leaves.len(),
+            &mut out,
+        );
+        ffi::check(FEED_FORWARD, message)?;
+        Ok(ffi::adopt(out))
     }
 }
 

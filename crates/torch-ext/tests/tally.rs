@@ -18,6 +18,17 @@ fn operations_and_memory_are_counted_on_this_thread() {
 }
 
 #[test]
+fn what_is_only_moved_is_counted_in_bytes() {
+    let x = Tensor::ones([10, 20], (Kind::Float, Device::Cpu));
+    let copied = |body: &dyn Fn() -> Tensor| tally(body).unwrap().1.copied;
+    assert_eq!(copied(&|| &x + &x), 0);
+    assert_eq!(copied(&|| x.transpose(0, 1)), 0);
+    assert_eq!(copied(&|| x.transpose(0, 1).contiguous()), 800);
+    assert_eq!(copied(&|| x.to_kind(Kind::BFloat16)), 400);
+    assert_eq!(copied(&|| Tensor::cat(&[&x, &x], 0)), 1600);
+}
+
+#[test]
 fn one_count_at_a_time_and_none_after_a_panic() {
     let (inner, _) = tally(|| tally(|| ()).is_err()).unwrap();
     assert!(inner);

@@ -11,6 +11,7 @@
 
 use super::Dropout;
 use super::dropout::{self, drop};
+use super::linear::feed_forward;
 use super::prepared::{Layer, Norm, Prepared};
 use crate::config::{Config, Family};
 use crate::error::ModelError;
@@ -90,8 +91,7 @@ impl Forward<'_> {
     }
 
     fn feed_forward_branch(&self, layer: &Layer, x: &Tensor) -> Result<Tensor, ModelError> {
-        let inner = layer.intermediate.forward_gelu(x, self.config.activation)?;
-        let y = layer.output.forward(&inner)?;
+        let y = feed_forward(x, &layer.intermediate, &layer.output, self.config.activation)?;
         self.residual(x, y, &layer.output_norm, self.hidden_dropout())
     }
 

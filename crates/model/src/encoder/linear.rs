@@ -6,7 +6,7 @@
 
 use crate::config::Activation;
 use crate::error::ModelError;
-use quarry_torch_ext::{Activation as Fused, PackedLinear, TrainedLinear};
+use quarry_torch_ext::{Activation as Fused, PackedLinear, TrainedLinear, trained_feed_forward};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Rows a packed weight is laid out for: a batch of the usual token budget.
@@ -87,11 +87,26 @@ impl Linear {
     }
 
     /// `gelu(x Wᵀ + b)`.
-    pub fn forward_gelu(&self, x: &Tensor, form: Activation) -> Result<Tensor, ModelError> {
+    fn forward_gelu(&self, x: &Tensor, form: Activation) -> Result<Tensor, ModelError> {
         match self {
             Self::Packed(packed) => Ok(packed.forward(x, fused(form))?),
             _ => Ok(gelu(self.forward(x)?, form)?),
         }
+    }
+}
+
+/// `gelu(x W1ᵀ + b1) W2ᵀ + b2`: `[T, h]` → `[T, h]` by way of `[T, inner]`.
+pub(super) fn feed_forward(
+    x: &Tensor,
+    inner: &Linear,
+    outer: &Linear,
+    form: Activation,
+) -> Result<Tensor, ModelError> {
+    match (inner, outer) {
+        (Linear::Trained(inner), Linear::Trained(outer)) => {
+            Ok(trained_feed_forward(x, inner, outer, fused(form))?)
+        }
+        _ => outer.forward(&inner.forward_gelu(x, form)?),
     }
 }
 

@@ -8,6 +8,10 @@ use crate::packed::{PackedBatch, Run};
 use quarry_torch_ext::{FlashAttention, PackedAttention, SequenceBounds, upload};
 use tch::{Device, Tensor};
 
+/// On a CPU the tokens of a pass are filled up to a multiple of this: oneDNN compiles a
+/// product anew for each number of rows it has not seen, at the price of some 20 rows.
+const CPU_ROWS: usize = 16;
+
 /// What a pass reads.
 pub(super) struct Pass<'a> {
     pub config: &'a Config,
@@ -24,6 +28,15 @@ impl Pass<'_> {
         batch: &PackedBatch,
         dropout: Option<Dropout>,
     ) -> Result<Tensor, ModelError> {
+        let sequences = batch.len() as i64;
+        let filled;
+        let batch = match self.setting.device {
+            Device::Cpu => {
+                filled = batch.filled_up(CPU_ROWS, self.config.pad_token_id);
+                &filled
+            }
+            _ => batch,
+        };
         let runs = batch.runs();
         let bounds = self.bounds(&runs)?;
         let forward = block::Forward {
@@ -39,6 +52,7 @@ impl Pass<'_> {
         let positions = upload(&self.positions(batch), device)?;
         let states = forward.states(&ids, &positions, &runs)?;
         let vectors = self.setting.pooling.pool(&states, &runs, bounds.as_ref())?;
+        let vectors = vectors.f_narrow(0, 0, sequences)?;
         match self.setting.normalize {
             true => Ok(pooling::normalize(&vectors)?),
             false => Ok(vectors),
