@@ -3,9 +3,10 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 16] = [
     "adamw",
     "attention",
+    "branch",
     "cuda",
     "flash",
     "foreach",
@@ -22,8 +23,9 @@ const SOURCES: [&str; 15] = [
 ];
 
 /// What computes: the compiler must see loops it may turn into vector code.
-const KERNELS: [&str; 4] = [
+const KERNELS: [&str; 5] = [
     "attention_kernel",
+    "branch_kernel",
     "gelu_kernel",
     "norm_kernel",
     "residual_kernel",

@@ -1,11 +1,10 @@
 // Attention over packed sequences as one differentiable operation.
 #include "attention_kernel.h"
+#include "blocks.h"
 #include "guarded.h"
-#include "lanes.h"
 #include "tensors.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/native/CPUBlas.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <vector>
@@ -16,12 +15,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// oneDNN's block kernels leave a processor's matrix unit (AMX) set up for their last
-// shape; other operations expect it released.
-struct ReleaseUnit {
-  ~ReleaseUnit() { at::native::cpublas::brgemm_release(); }
-};
-
 // Calls `body` with each sequence's first token and length, and each head, in parallel.
 // Neighbouring items are of one head: sequences come sorted by length, and every
 // thread then has short and long ones.
@@ -31,7 +24,7 @@ void for_each_head(const std::vector<int64_t>& lengths, int64_t heads, const Bod
   std::vector<int64_t> first(lengths.size());
   for (int64_t i = 1; i < count; ++i) first[i] = first[i - 1] + lengths[i - 1];
   at::parallel_for(0, count * heads, 1, [&](int64_t begin, int64_t end) {
-    const ReleaseUnit unit;
+    const quarry::ReleaseUnit unit;
     for (int64_t item = begin; item < end; ++item) {
       const int64_t sequence = item % count;
       body(first[sequence], lengths[sequence], item / count);

@@ -151,6 +151,34 @@ unsafe extern "C" {
         out: *mut RawTensor,
     ) -> Message;
 
+    pub(crate) fn quarry_branch_pack(
+        weight: RawTensor,
+        last: bool,
+        packed: *mut RawTensor,
+    ) -> Message;
+    pub(crate) fn quarry_projection_branch(
+        a: RawTensor,
+        x: RawTensor,
+        weight: RawTensor,
+        bias: RawTensor,
+        norm_weight: RawTensor,
+        norm_bias: RawTensor,
+        epsilon: f64,
+        out: *mut RawTensor,
+    ) -> Message;
+    pub(crate) fn quarry_feed_forward_branch(
+        x: RawTensor,
+        weight1: RawTensor,
+        bias1: RawTensor,
+        weight2: RawTensor,
+        bias2: RawTensor,
+        tanh: bool,
+        norm_weight: RawTensor,
+        norm_bias: RawTensor,
+        epsilon: f64,
+        out: *mut RawTensor,
+    ) -> Message;
+
     pub(crate) fn quarry_linear_pack(
         weight: RawTensor,
         rows: i64,

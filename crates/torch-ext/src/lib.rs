@@ -2,7 +2,7 @@
 //!
 //! Owns every torch `unsafe` of the workspace: the fused AdamW step, operations over
 //! lists of tensors, inference mode, oneDNN's fused linear layer, attention over packed
-//! sequences, LayerNorm of a sum with and without dropout, layers in training that fill
+//! sequences, the ends of a transformer's branches in one pass, LayerNorm of a sum with and without dropout, layers in training that fill
 //! their masters' gradients, the counting of operations and memory, late loading of CUDA,
 //! flash attention and unwaited copies there, libtorch's process-wide settings, and the
 //! allocator that tensors come from.
@@ -18,6 +18,7 @@
 mod adamw;
 mod allocator;
 mod attention;
+mod branch;
 mod cuda;
 mod error;
 mod ffi;
@@ -34,6 +35,7 @@ mod transfer;
 
 pub use adamw::{AdamW, AdamWState, StepGuard, fused_adamw, fused_adamw_guarded};
 pub use attention::PackedAttention;
+pub use branch::{FeedForwardBranch, ProjectionBranch};
 pub use cuda::load_cuda;
 pub use error::Error;
 pub use flash::{FlashAttention, SequenceBounds};

@@ -129,7 +129,12 @@ pub fn trained_feed_forward(
     if !outer.forth.takes(&bias1.size(), bias1.kind()) {
         return refused("the outer layer does not take what the inner one gives");
     }
-    let leaves: Vec<_> = inner.leaves.iter().chain(&outer.leaves).map(ffi::raw).collect();
+    let leaves: Vec<_> = inner
+        .leaves
+        .iter()
+        .chain(&outer.leaves)
+        .map(ffi::raw)
+        .collect();
     let mut out = std::ptr::null_mut();
     // SAFETY: all tensors live through the call, and autograd shares in those it keeps;
     // shapes and kinds were checked here and in `new`; `out` is adopted once, on success.

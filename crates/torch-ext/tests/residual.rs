@@ -131,8 +131,8 @@ fn masks_have_the_rate_at_every_place_and_no_echo() {
 #[test]
 fn the_number_of_threads_changes_no_bit() {
     // Drawn once: libtorch's generator is the whole process's, and other tests draw from it meanwhile.
-    let inputs = [[300, 48], [300, 48], [1, 48], [1, 48]]
-        .map(|shape| Tensor::randn(shape, FLOAT).squeeze());
+    let inputs =
+        [[300, 48], [300, 48], [1, 48], [1, 48]].map(|shape| Tensor::randn(shape, FLOAT).squeeze());
     let dropout = SeededDropout {
         probability: 0.2,
         seed: 9,

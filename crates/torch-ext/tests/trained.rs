@@ -110,13 +110,20 @@ fn a_feed_forward_branch_trains_as_its_three_operations_do() {
                 .linear(&w1, Some(&b1))
                 .gelu(form)
                 .linear(&w2, Some(&b2));
-            (exact.to_kind(Kind::Float) * &grad).sum(Kind::Float).backward();
+            (exact.to_kind(Kind::Float) * &grad)
+                .sum(Kind::Float)
+                .backward();
 
             let label = |what: &str| format!("{kind:?} {form}: {what}");
             assert_near(&y, &exact, tolerance, &label("output"));
             assert_near(&a.grad(), &b.grad(), tolerance, &label("input"));
             for (place, (found, exact)) in masters.iter().zip(&twins).enumerate() {
-                assert_near(&found.grad(), &exact.grad(), tolerance, &label(&place.to_string()));
+                assert_near(
+                    &found.grad(),
+                    &exact.grad(),
+                    tolerance,
+                    &label(&place.to_string()),
+                );
             }
         }
     }
@@ -130,12 +137,15 @@ fn layers_that_do_not_fit_each_other_are_refused() {
     let x = Tensor::ones([3, 6], FLOAT);
     let (inner, outer) = (layer(8, 6, Kind::Float), layer(6, 8, Kind::Float));
     let refused = |x: &Tensor, inner, outer, activation| {
-        trained_feed_forward(x, inner, outer, activation).unwrap_err().to_string()
+        trained_feed_forward(x, inner, outer, activation)
+            .unwrap_err()
+            .to_string()
     };
     assert!(refused(&x, &inner, &inner, Activation::Gelu).contains("does not take"));
     assert!(refused(&x, &outer, &inner, Activation::Gelu).contains("[3, 6]"));
     assert!(refused(&x, &inner, &outer, Activation::Relu).contains("not GELU"));
-    trained_feed_forward(&x, &inner, &outer, Activation::Gelu).unwrap();
+    let y = trained_feed_forward(&x, &inner, &outer, Activation::Gelu).unwrap();
+    assert_eq!(y.size(), [3, 6]);
 }
 
 #[test]

@@ -355,12 +355,16 @@ fn spawn(
 ) -> Result<Child> {
     let path = sibling(binary)?;
     let log = open_log(&log_path(place, name))?;
+    // Threads that spin while they wait make the programs of one machine, or of two runs
+    // on it, several times slower; those that sleep cost nothing.
+    let waiting = std::env::var_os("OMP_WAIT_POLICY").unwrap_or_else(|| "passive".into());
     Command::new(&path)
         .args(arguments)
         .stdin(Stdio::piped())
         .env(STOP_WITH_PARENT, "1")
         // OpenMP counts threads for each calling thread: this binds faiss as well.
         .env("OMP_NUM_THREADS", threads.to_string())
+        .env("OMP_WAIT_POLICY", waiting)
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0)

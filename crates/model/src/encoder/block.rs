@@ -10,6 +10,7 @@
 //! ```
 
 use super::Dropout;
+use super::branch::{AttentionEnd, FeedForward};
 use super::dropout::{self, drop};
 use super::linear::feed_forward;
 use super::prepared::{Layer, Norm, Prepared};
@@ -81,18 +82,42 @@ impl Forward<'_> {
         runs: &[Run],
     ) -> Result<Tensor, ModelError> {
         let context = self.attention(&layer.attention.forward(x)?, runs)?;
-        let y = layer.attention_output.forward(&context)?;
-        // DistilBERT has no dropout here.
-        let dropout = match self.config.family {
-            Family::DistilBert => 0.0,
-            _ => self.hidden_dropout(),
-        };
-        self.residual(x, y, &layer.attention_norm, dropout)
+        match &layer.attention_end {
+            AttentionEnd::Fused(branch) => {
+                self.refuse_dropout()?;
+                Ok(branch.forward(&context, x)?)
+            }
+            AttentionEnd::Parts { output, norm } => {
+                // DistilBERT has no dropout here.
+                let dropout = match self.config.family {
+                    Family::DistilBert => 0.0,
+                    _ => self.hidden_dropout(),
+                };
+                self.residual(x, output.forward(&context)?, norm, dropout)
+            }
+        }
     }
 
     fn feed_forward_branch(&self, layer: &Layer, x: &Tensor) -> Result<Tensor, ModelError> {
-        let y = feed_forward(x, &layer.intermediate, &layer.output, self.config.activation)?;
-        self.residual(x, y, &layer.output_norm, self.hidden_dropout())
+        match &layer.feed_forward {
+            FeedForward::Fused(branch) => {
+                self.refuse_dropout()?;
+                Ok(branch.forward(x)?)
+            }
+            FeedForward::Parts { inner, outer, norm } => {
+                let y = feed_forward(x, inner, outer, self.config.activation)?;
+                self.residual(x, y, norm, self.hidden_dropout())
+            }
+        }
+    }
+
+    fn refuse_dropout(&self) -> Result<(), ModelError> {
+        match self.hidden_dropout() {
+            0.0 => Ok(()),
+            _ => Err(ModelError::Batch(
+                "dropout needs a trainable encoder; load it so".to_owned(),
+            )),
+        }
     }
 
     fn hidden_dropout(&self) -> f64 {

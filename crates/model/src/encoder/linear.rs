@@ -127,7 +127,8 @@ fn gelu(mut x: Tensor, form: Activation) -> Result<Tensor, TchError> {
     }
 }
 
-fn fused(form: Activation) -> Fused {
+/// The same form in the words of the fused layers.
+pub(super) fn fused(form: Activation) -> Fused {
     match form {
         Activation::Erf => Fused::Gelu,
         Activation::Tanh => Fused::GeluTanh,

@@ -2,10 +2,12 @@
 //! three attention projections joined. What is trainable passes its gradients on to the
 //! masters.
 
-use super::linear::Linear;
+use super::branch::{AttentionEnd, FeedForward};
+use super::linear::{Linear, fused};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::weights::Weights;
+use quarry_torch_ext::{Error, FeedForwardBranch, ProjectionBranch};
 use tch::{Device, Kind, Tensor};
 
 /// LayerNorm's scale and shift, `[h]` each.
@@ -15,7 +17,7 @@ pub(super) struct Norm {
 }
 
 impl Norm {
-    fn shallow_clone(&self) -> Self {
+    pub fn shallow_clone(&self) -> Self {
         Self {
             weight: self.weight.shallow_clone(),
             bias: self.bias.shallow_clone(),
@@ -27,22 +29,16 @@ impl Norm {
 pub(super) struct Layer {
     /// `[3h, h]`: query, key, value.
     pub attention: Linear,
-    pub attention_output: Linear,
-    pub attention_norm: Norm,
-    pub intermediate: Linear,
-    pub output: Linear,
-    pub output_norm: Norm,
+    pub attention_end: AttentionEnd,
+    pub feed_forward: FeedForward,
 }
 
 impl Layer {
     fn shallow_clone(&self) -> Self {
         Self {
             attention: self.attention.shallow_clone(),
-            attention_output: self.attention_output.shallow_clone(),
-            attention_norm: self.attention_norm.shallow_clone(),
-            intermediate: self.intermediate.shallow_clone(),
-            output: self.output.shallow_clone(),
-            output_norm: self.output_norm.shallow_clone(),
+            attention_end: self.attention_end.shallow_clone(),
+            feed_forward: self.feed_forward.shallow_clone(),
         }
     }
 }
@@ -68,6 +64,7 @@ impl Prepared {
     ) -> Result<Self, ModelError> {
         let source = Source {
             weights,
+            config,
             kind,
             frozen,
             on_cpu: device == Device::Cpu,
@@ -111,6 +108,7 @@ impl Prepared {
 
 struct Source<'a> {
     weights: &'a Weights,
+    config: &'a Config,
     kind: Kind,
     frozen: bool,
     on_cpu: bool,
@@ -151,11 +149,60 @@ impl Source<'_> {
         let projections = ["query", "key", "value"].map(|p| path(&format!("attention.self.{p}")));
         Ok(Layer {
             attention: self.linear(&projections)?,
-            attention_output: self.linear(&[path("attention.output.dense")])?,
-            attention_norm: self.norm(&path("attention.output.LayerNorm"), self.norm_kind)?,
-            intermediate: self.linear(&[path("intermediate.dense")])?,
-            output: self.linear(&[path("output.dense")])?,
-            output_norm: self.norm(&path("output.LayerNorm"), self.norm_kind)?,
+            attention_end: self.attention_end(&path("attention.output"))?,
+            feed_forward: self.feed_forward(&path("intermediate"), &path("output"))?,
         })
     }
+
+    fn attention_end(&self, path: &str) -> Result<AttentionEnd, ModelError> {
+        let (output, norm) = (format!("{path}.dense"), format!("{path}.LayerNorm"));
+        if self.fuses() {
+            let (weight, bias) = self.compute_copy(&output)?;
+            let norm = self.norm(&norm, Kind::Float)?;
+            let norm = (&norm.weight, &norm.bias, self.config.layer_norm_eps);
+            match ProjectionBranch::pack((&weight, &bias), norm) {
+                Ok(branch) => return Ok(AttentionEnd::Fused(branch)),
+                Err(error) => single(&error),
+            }
+        }
+        Ok(AttentionEnd::Parts {
+            output: self.linear(&[output])?,
+            norm: self.norm(&norm, self.norm_kind)?,
+        })
+    }
+
+    fn feed_forward(&self, inner: &str, outer: &str) -> Result<FeedForward, ModelError> {
+        let (inner, norm) = (format!("{inner}.dense"), format!("{outer}.LayerNorm"));
+        let outer = format!("{outer}.dense");
+        if self.fuses() {
+            let (w1, b1) = self.compute_copy(&inner)?;
+            let (w2, b2) = self.compute_copy(&outer)?;
+            let norm = self.norm(&norm, Kind::Float)?;
+            let norm = (&norm.weight, &norm.bias, self.config.layer_norm_eps);
+            let gelu = fused(self.config.activation);
+            match FeedForwardBranch::pack((&w1, &b1), (&w2, &b2), gelu, norm) {
+                Ok(branch) => return Ok(FeedForward::Fused(branch)),
+                Err(error) => single(&error),
+            }
+        }
+        Ok(FeedForward::Parts {
+            inner: self.linear(&[inner])?,
+            outer: self.linear(&[outer])?,
+            norm: self.norm(&norm, self.norm_kind)?,
+        })
+    }
+
+    fn fuses(&self) -> bool {
+        self.frozen && self.on_cpu && self.kind == Kind::BFloat16
+    }
+
+    /// A layer's weight in the kind of the products, and its bias.
+    fn compute_copy(&self, path: &str) -> Result<(Tensor, Tensor), ModelError> {
+        let weight = self.get(&format!("{path}.weight"))?.f_to_kind(self.kind)?;
+        Ok((weight, self.get(&format!("{path}.bias"))?.shallow_clone()))
+    }
+}
+
+fn single(error: &Error) {
+    tracing::debug!(%error, "the end of a branch runs as single layers");
 }

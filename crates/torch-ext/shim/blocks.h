@@ -1,0 +1,82 @@
+// What kernels around libtorch's block products (oneDNN) share: the product, operands laid
+// out for it, memory of a thread.
+#pragma once
+
+#include "lanes.h"
+
+#include <ATen/native/CPUBlas.h>
+
+#include <cstring>
+#include <vector>
+
+namespace quarry {
+
+// oneDNN's block kernels leave a processor's matrix unit (AMX) set up for their last
+// shape; other operations expect it released.
+struct ReleaseUnit {
+  ~ReleaseUnit() { at::native::cpublas::brgemm_release(); }
+};
+
+// Lengths are filled up to whole vectors: few shapes of block kernels are compiled.
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+inline at::BFloat16* torch(Bf16* p) { return reinterpret_cast<at::BFloat16*>(p); }
+inline const at::BFloat16* torch(const Bf16* p) { return reinterpret_cast<const at::BFloat16*>(p); }
+inline float* torch(float* p) { return p; }
+inline const float* torch(const float* p) { return p; }
+
+// C [m, n] (+)= A [m, k] B, with B packed.
+template <class E>
+void product(
+    int64_t m, int64_t n, int64_t k, const E* a, int64_t a_stride, const E* b, float* c, bool add) {
+  at::native::cpublas::brgemm(
+      m, n, k, a_stride, n, n, add, torch(a), torch(b), c, sizeof(E) == sizeof(Bf16));
+}
+
+// Rows of d numbers, `stride` apart, `count` of them; those after are taken as zeros.
+template <class E>
+struct Rows {
+  const E* start;
+  int64_t stride, count;
+  const E* operator[](int64_t i) const { return start + i * stride; }
+};
+
+// B = X^T [d, filled]. bf16 products take two rows of B at a time, interleaved: a pair
+// of X^T is a pair of neighbours in X, moved as one word.
+template <class E>
+void pack_transposed(const Rows<E>& x, int64_t filled, int64_t d, E* to) {
+  constexpr int64_t WORD = sizeof(uint32_t);
+  const int64_t words = d * static_cast<int64_t>(sizeof(E)) / WORD;
+  auto* out = reinterpret_cast<char*>(to);
+  for (int64_t i = 0; i < x.count; ++i) {
+    const auto* row = reinterpret_cast<const char*>(x[i]);
+    for (int64_t j = 0; j < words; ++j) memcpy(out + (j * filled + i) * WORD, row + j * WORD, WORD);
+  }
+  for (int64_t i = x.count; i < filled; ++i)
+    for (int64_t j = 0; j < words; ++j) memset(out + (j * filled + i) * WORD, 0, WORD);
+}
+
+// Memory of one thread, kept between calls.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) {
+    if (static_cast<int64_t>(buffer().size()) < bytes + 64) buffer().resize(bytes + 64);
+    const auto start = reinterpret_cast<uintptr_t>(buffer().data());
+    next_ = reinterpret_cast<char*>((start + 63) / 64 * 64);
+  }
+  template <class E>
+  E* take(int64_t count) {
+    char* start = next_;
+    next_ += round_up(count * static_cast<int64_t>(sizeof(E)), 64);
+    return reinterpret_cast<E*>(start);
+  }
+
+ private:
+  static std::vector<char>& buffer() {
+    thread_local std::vector<char> kept;
+    return kept;
+  }
+  char* next_;
+};
+
+}  // namespace quarry
