@@ -11,6 +11,7 @@ use crate::step::Learner;
 use anyhow::{Context, Result};
 use quarry_artifacts::{CheckpointOrigin, CheckpointRef, Store, VersionSwap, publish_checkpoint};
 use quarry_model::DualEncoder;
+use quarry_torch_ext::release_spare_memory;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -89,6 +90,8 @@ impl Checkpointer {
         }
         self.settle()?;
         let started = Instant::now();
+        // The copy takes the place of what the step before gave back.
+        release_spare_memory();
         let parcel = Parcel {
             folder: self.work.join(format!("step-{}", state.step)),
             model: learner.encoder().duplicate(Device::Cpu)?,

@@ -32,3 +32,16 @@ fn large_blocks_are_not_given_back_at_once() {
     let bound: usize = unsafe { raw::read(b"arena.0.oversize_threshold\0") }.unwrap();
     assert!(bound > 1 << 40, "{bound}");
 }
+
+#[test]
+fn spare_memory_goes_when_told_to() {
+    linked();
+    let resident = || {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    drop(Tensor::ones([4 * BYTES as i64], (Kind::Uint8, Device::Cpu)));
+    let before = resident();
+    quarry_torch_ext::release_spare_memory();
+    assert!(resident() + 3 * BYTES < before, "{before} {}", resident());
+}

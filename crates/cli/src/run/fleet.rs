@@ -356,8 +356,13 @@ fn spawn(
     let path = sibling(binary)?;
     let log = open_log(&log_path(place, name))?;
     // Threads that spin while they wait make the programs of one machine, or of two runs
-    // on it, several times slower; those that sleep cost nothing.
-    let waiting = std::env::var_os("OMP_WAIT_POLICY").unwrap_or_else(|| "passive".into());
+    // on it, several times slower. These sleep, after a moment that bridges the way from
+    // one operation to the next.
+    let or = |name: &str, default: &str| std::env::var_os(name).unwrap_or_else(|| default.into());
+    let (waiting, moment) = (
+        or("OMP_WAIT_POLICY", "passive"),
+        or("GOMP_SPINCOUNT", "20000"),
+    );
     Command::new(&path)
         .args(arguments)
         .stdin(Stdio::piped())
@@ -365,6 +370,7 @@ fn spawn(
         // OpenMP counts threads for each calling thread: this binds faiss as well.
         .env("OMP_NUM_THREADS", threads.to_string())
         .env("OMP_WAIT_POLICY", waiting)
+        .env("GOMP_SPINCOUNT", moment)
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0)
