@@ -38,7 +38,7 @@ QUARRY_INLINE Gelu by_tanh(Floats x) {
 
 // x Phi(x) for what is rounded to bfloat16 next: off by at most 7e-5, without a division or an
 // exponential. Phi - 1/2 is x P(x^2) up to 4.25 (a minimax fit of x^2 P, which is 1/2 there), and
-// constant beyond.
+// constant beyond. scripts/reference/gelu_fit.py makes the coefficients and shows the bound.
 QUARRY_INLINE Floats near_gelu(Floats x) {
   const Floats most = Floats{} + 4.25f;
   const Floats low = x < -most ? -most : x;

@@ -9,7 +9,7 @@ use quarry_torch_ext::{FlashAttention, PackedAttention, SequenceBounds, upload};
 use tch::{Device, Tensor};
 
 /// On a CPU the tokens of a pass are filled up to a multiple of this: oneDNN compiles a
-/// product anew for each number of rows it has not seen, at the price of some 20 rows.
+/// product anew for each number of rows it has not seen.
 const CPU_ROWS: usize = 16;
 
 /// What a pass reads.
