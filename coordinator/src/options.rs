@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::server::FENCED_EXIT;
+use crate::server::{FENCED_EXIT, PORT_TAKEN_EXIT};
 use anyhow::Result;
 use clap::Parser;
 use quarry_service::channel::endpoint;
@@ -40,7 +40,7 @@ fn after_help() -> String {
     format!(
         "Exit codes: 0 when told to stop; {FENCED_EXIT} when another coordinator took the run over, \
          so that this one must not be restarted (with --standby it stands by instead); \
-         2 on a wrong argument; 1 on any other failure
+         {PORT_TAKEN_EXIT} when its port is in use; 2 on a wrong argument; 1 on any other failure
 
 Examples:
   quarry-coordinator --store s3://bucket/run --listen 0.0.0.0:7600 --token-file token --standby

@@ -14,7 +14,7 @@ use quarry_proto::MAX_MESSAGE_BYTES;
 use quarry_proto::v1::coordinator_server::CoordinatorServer;
 use quarry_service::auth::RequireToken;
 use quarry_service::health::Health;
-use quarry_service::{CancellationToken, Token, listen};
+use quarry_service::{CancellationToken, ServiceError, Token, listen};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,6 +24,9 @@ use tonic::service::interceptor::InterceptedService;
 /// Exit code of a process that another coordinator fenced (law 6): restarting it
 /// would only fence the other one.
 pub const FENCED_EXIT: u8 = 3;
+/// Exit code of a process whose port somebody else listens on: whoever started it
+/// may try another.
+pub const PORT_TAKEN_EXIT: u8 = 4;
 /// Exit code of every other failure.
 const FAILURE_EXIT: u8 = 1;
 /// Pause before a take-over that the store did not answer is tried again.
@@ -32,10 +35,10 @@ const TAKE_OVER_RETRY: Duration = Duration::from_secs(1);
 /// The exit code for a failure of [`serve`].
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    if is_fenced(error) {
-        FENCED_EXIT
-    } else {
-        FAILURE_EXIT
+    match error.downcast_ref() {
+        _ if is_fenced(error) => FENCED_EXIT,
+        Some(ServiceError::PortInUse { .. }) => PORT_TAKEN_EXIT,
+        _ => FAILURE_EXIT,
     }
 }
 

@@ -23,12 +23,13 @@ const SOURCES: [&str; 16] = [
 ];
 
 /// What computes: the compiler must see loops it may turn into vector code.
-const KERNELS: [&str; 5] = [
+const KERNELS: [&str; 6] = [
     "attention_kernel",
     "branch_kernel",
     "gelu_kernel",
     "norm_kernel",
     "residual_kernel",
+    "sums_kernel",
 ];
 
 fn main() {

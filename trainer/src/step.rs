@@ -10,7 +10,7 @@ use crate::optimizer::Optimizer;
 use crate::random::dropout_seed;
 use anyhow::Result;
 use quarry_model::loss::{Contrast, info_nce, pairwise_nll};
-use quarry_model::{Dropout, DualEncoder};
+use quarry_model::{Dropout, DualEncoder, TrainedPair};
 use quarry_recipe::{Loss, Recipe};
 use quarry_torch_ext::upload;
 use tch::{Device, Tensor};
@@ -172,9 +172,7 @@ impl Learner {
                 continue;
             }
             tch::manual_seed(dropout_seed(self.seed, step, number as u64));
-            let loss = self.micro_loss(micro)?.f_mul_scalar(weight)?;
-            loss.f_backward()?;
-            let loss = loss.f_detach()?;
+            let loss = self.micro_gradients(micro, weight)?;
             total = Some(match total {
                 Some(sum) => sum.f_add(&loss)?,
                 None => loss,
@@ -197,19 +195,25 @@ impl Learner {
         }
     }
 
-    fn micro_loss(&self, micro: &MicroBatch) -> Result<Tensor> {
+    /// Adds the gradient of a micro-batch's loss, `weight` times, and returns that.
+    fn micro_gradients(&self, micro: &MicroBatch, weight: f64) -> Result<Tensor> {
+        let pair =
+            self.encoder
+                .embed_pair_in_training(&micro.queries, &micro.passages, self.dropout)?;
+        let loss = self.micro_loss(micro, &pair)?.f_mul_scalar(weight)?;
+        pair.backward(&loss)?;
+        Ok(loss.f_detach()?)
+    }
+
+    fn micro_loss(&self, micro: &MicroBatch, pair: &TrainedPair) -> Result<Tensor> {
         let columns = &micro.columns;
         let (b, n) = (columns.queries.len() as i64, columns.width() as i64);
-        let pair = self
-            .encoder
-            .embed_pair(&micro.queries, &micro.passages, self.dropout)?;
-        let (queries, distinct) = pair;
         let place = upload(&columns.passage_of, self.device)?;
-        let passages = distinct.f_index_select(0, &place)?;
+        let passages = pair.passages.f_index_select(0, &place)?;
         let targets = upload(&columns.targets, self.device)?;
         let masked = upload(&columns.masked, self.device)?.f_view([b, n])?;
         let contrast = Contrast {
-            queries: &queries,
+            queries: &pair.queries,
             passages: &passages,
             targets: &targets,
             masked: columns.masked.contains(&true).then_some(&masked),

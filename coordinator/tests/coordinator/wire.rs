@@ -2,7 +2,7 @@
 //! and a dense generation over gRPC, through a kill of the coordinator.
 
 use crate::site::{PATIENCE, Process, Site, make, read, save, work_until_activated};
-use quarry_coordinator::server::{FENCED_EXIT, exit_code, serve};
+use quarry_coordinator::server::{FENCED_EXIT, PORT_TAKEN_EXIT, exit_code, serve};
 use quarry_proto::v1;
 use quarry_service::CancellationToken;
 use tokio::time::timeout;
@@ -242,4 +242,14 @@ async fn a_store_without_a_run_is_refused_with_what_to_do() {
     assert_eq!(exit_code(&error), 1);
     let words = error.to_string();
     assert!(words.contains("quarry prepare --recipe"), "{words}");
+}
+
+#[tokio::test]
+async fn a_taken_port_has_an_exit_code_of_its_own() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let site = Site::prepare().await;
+    let mut options = site.options();
+    options.service.listen = taken.local_addr().unwrap();
+    let error = serve(&options, CancellationToken::new()).await.unwrap_err();
+    assert_eq!(exit_code(&error), PORT_TAKEN_EXIT, "{error}");
 }

@@ -1,6 +1,6 @@
 //! Two towers: one set of weights for queries and passages, or one each.
 
-use crate::encoder::{Dropout, Encoder, Pooling, Precision, Setting};
+use crate::encoder::{Dropout, Embedded, Encoder, Pooling, Precision, Setting};
 use crate::error::ModelError;
 use crate::folder::ModelFolder;
 use crate::packed::PackedBatch;
@@ -50,6 +50,27 @@ pub struct DualEncoder {
     query: Encoder,
     /// `None` while the query tower serves both.
     passage: Option<Encoder>,
+}
+
+/// The queries and passages of a training step, embedded.
+pub struct TrainedPair {
+    /// `[B, D]` f32, differentiable.
+    pub queries: Tensor,
+    /// `[N, D]` f32, differentiable.
+    pub passages: Tensor,
+    towers: Vec<Embedded>,
+}
+
+impl TrainedPair {
+    /// Adds the gradients of `loss`, a scalar computed from the vectors, to those of the
+    /// weights.
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn backward(self, loss: &Tensor) -> Result<(), ModelError> {
+        loss.f_backward()?;
+        self.towers.into_iter().try_for_each(Embedded::backward)
+    }
 }
 
 impl DualEncoder {
@@ -125,11 +146,37 @@ impl DualEncoder {
             return Ok((q, passage.embed(passages, dropout)?));
         }
         let all = PackedBatch::concat(queries, passages);
-        let vectors = self.query.embed(&all, dropout)?;
-        let sizes = [queries.len() as i64, passages.len() as i64];
-        let mut parts = vectors.f_split_with_sizes(sizes, 0)?;
-        let second = parts.remove(1);
-        Ok((parts.remove(0), second))
+        split(&self.query.embed(&all, dropout)?, queries, passages)
+    }
+
+    /// As [`DualEncoder::embed_pair`], with threads that share the sequences out:
+    /// [`TrainedPair::backward`] takes the gradient of a loss back to the weights.
+    pub fn embed_pair_in_training(
+        &self,
+        queries: &PackedBatch,
+        passages: &PackedBatch,
+        dropout: Option<Dropout>,
+    ) -> Result<TrainedPair, ModelError> {
+        if let Some(passage) = &self.passage {
+            let towers = [
+                self.query.embed_in_training(queries, dropout)?,
+                passage.embed_in_training(passages, dropout)?,
+            ];
+            let [queries, passages] = towers.each_ref().map(|t| t.vectors.shallow_clone());
+            return Ok(TrainedPair {
+                queries,
+                passages,
+                towers: towers.into(),
+            });
+        }
+        let all = PackedBatch::concat(queries, passages);
+        let tower = self.query.embed_in_training(&all, dropout)?;
+        let (queries, passages) = split(&tower.vectors, queries, passages)?;
+        Ok(TrainedPair {
+            queries,
+            passages,
+            towers: vec![tower],
+        })
     }
 
     /// Every master weight once, in an order that depends on the model alone.
@@ -172,6 +219,18 @@ impl DualEncoder {
     pub fn max_length(&self) -> usize {
         self.query.max_length().min(self.passage().max_length())
     }
+}
+
+/// The rows of `queries` and those of `passages`, which follow them.
+fn split(
+    vectors: &Tensor,
+    queries: &PackedBatch,
+    passages: &PackedBatch,
+) -> Result<(Tensor, Tensor), ModelError> {
+    let sizes = [queries.len() as i64, passages.len() as i64];
+    let mut parts = vectors.f_split_with_sizes(sizes, 0)?;
+    let second = parts.remove(1);
+    Ok((parts.remove(0), second))
 }
 
 fn tower(dir: &Path, options: &LoadOptions) -> Result<Encoder, ModelError> {

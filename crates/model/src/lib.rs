@@ -19,8 +19,8 @@ mod tokenizer;
 mod weights;
 
 pub use config::{Activation, Config, Family};
-pub use dual::{DualEncoder, LoadOptions, Parameter};
-pub use encoder::{CPU_TOKEN_BUDGET, Dropout, Encoder, Pooling, Precision};
+pub use dual::{DualEncoder, LoadOptions, Parameter, TrainedPair};
+pub use encoder::{CPU_TOKEN_BUDGET, Dropout, Embedded, Encoder, Pooling, Precision};
 pub use error::ModelError;
 pub use folder::ModelFolder;
 pub use packed::{PackedBatch, Specials};

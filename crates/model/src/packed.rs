@@ -140,25 +140,49 @@ impl PackedBatch {
         runs
     }
 
-    /// Consecutive parts of at most `tokens` tokens (or one sequence), in packed order.
+    /// Consecutive parts in packed order, as few as hold about `tokens` tokens each, and
+    /// about equal: a part ends at the first sequence that completes its portion.
     pub(crate) fn chunks(&self, tokens: usize) -> Vec<Self> {
-        let mut chunks: Vec<Self> = Vec::new();
+        let parts = self.tokens().div_ceil(tokens.max(1));
+        let mut chunks = vec![Self::empty()];
+        let mut taken = 0;
         for (place, ids) in self.sequences() {
-            let fits = |chunk: &&mut Self| chunk.ids.len() + ids.len() <= tokens;
-            if chunks.last_mut().filter(fits).is_none() {
-                chunks.push(Self {
-                    ids: Vec::new(),
-                    lengths: Vec::new(),
-                    order: Vec::new(),
-                });
+            if taken * parts >= self.tokens() * chunks.len() {
+                chunks.push(Self::empty());
             }
+            taken += ids.len();
             if let Some(chunk) = chunks.last_mut() {
-                chunk.ids.extend(ids);
-                chunk.lengths.push(ids.len() as i64);
-                chunk.order.push(place);
+                chunk.push(place, ids);
             }
         }
         chunks
+    }
+
+    /// The batch shared out in `count` parts of about equally many tokens: the longest
+    /// sequence that is left goes to the part that has fewest.
+    pub(crate) fn shares(&self, count: usize) -> Vec<Self> {
+        let mut shares = vec![Self::empty(); count.max(1)];
+        for (place, ids) in self.sequences() {
+            if let Some(share) = shares.iter_mut().min_by_key(|share| share.tokens()) {
+                share.push(place, ids);
+            }
+        }
+        shares
+    }
+
+    fn empty() -> Self {
+        Self {
+            ids: Vec::new(),
+            lengths: Vec::new(),
+            order: Vec::new(),
+        }
+    }
+
+    /// Adds a sequence no longer than the last.
+    fn push(&mut self, place: i64, ids: &[i64]) {
+        self.ids.extend(ids);
+        self.lengths.push(ids.len() as i64);
+        self.order.push(place);
     }
 
     /// The same batch with one sequence of `id` after the others, if it takes one to make
@@ -174,20 +198,20 @@ impl PackedBatch {
         filled
     }
 
-    /// `[B]`: packed place of each of the caller's sequences; `None` if it is
-    /// the identity.
-    pub(crate) fn inverse(&self) -> Option<Vec<i64>> {
-        let mut inverse = vec![0; self.order.len()];
-        for (packed, &place) in self.order.iter().enumerate() {
-            inverse[place.unsigned_abs() as usize] = packed as i64;
-        }
-        let identity = self
-            .order
-            .iter()
-            .enumerate()
-            .all(|(i, &place)| i as i64 == place);
-        (!identity).then_some(inverse)
+    /// `[B]`: the caller's place of each packed sequence.
+    pub(crate) fn order(&self) -> &[i64] {
+        &self.order
     }
+}
+
+/// `[B]`: where in `order` each place is; `None` if it is the identity.
+pub(crate) fn inverse(order: &[i64]) -> Option<Vec<i64>> {
+    let mut inverse = vec![0; order.len()];
+    for (packed, &place) in order.iter().enumerate() {
+        inverse[place.unsigned_abs() as usize] = packed as i64;
+    }
+    let identity = order.iter().enumerate().all(|(i, &p)| i as i64 == p);
+    (!identity).then_some(inverse)
 }
 
 #[cfg(test)]
@@ -204,7 +228,7 @@ mod tests {
     fn longest_first_with_both_specials_kept_under_truncation() {
         let packed = batch(&[&[7], &[], &[5, 6, 8, 9]], 4);
         assert_eq!(packed.ids(), [1, 5, 6, 2, 1, 7, 2, 1, 2]);
-        assert_eq!(packed.inverse().unwrap(), [1, 2, 0]);
+        assert_eq!(inverse(packed.order()).unwrap(), [1, 2, 0]);
         assert_eq!((packed.len(), packed.tokens(), packed.longest()), (3, 9, 4));
     }
 
@@ -216,13 +240,29 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_the_batch_in_order() {
+    fn chunks_are_the_batch_in_order_and_about_equal() {
         let packed = batch(&[&[3; 9], &[4, 5], &[6], &[7, 8]], 16);
-        let chunks = packed.chunks(8);
-        let tokens: Vec<usize> = chunks.iter().map(PackedBatch::tokens).collect();
-        assert_eq!(tokens, [11, 8, 3]);
-        let joined: Vec<i64> = chunks.iter().flat_map(|c| c.ids.clone()).collect();
-        assert_eq!(joined, packed.ids);
+        let cut = |tokens| -> Vec<usize> {
+            let chunks = packed.chunks(tokens);
+            let joined: Vec<i64> = chunks.iter().flat_map(|c| c.ids.clone()).collect();
+            assert_eq!(joined, packed.ids);
+            chunks.iter().map(PackedBatch::tokens).collect()
+        };
+        assert_eq!(cut(8), [11, 4, 7]);
+        assert_eq!(cut(21), [11, 11]);
+        assert_eq!(cut(22), [22]);
+        assert_eq!(cut(usize::MAX), [22]);
+    }
+
+    #[test]
+    fn shares_hold_every_sequence_once_and_about_equally_many_tokens() {
+        let packed = batch(&[&[3; 9], &[4, 5], &[6], &[7, 8], &[9, 9, 9]], 16);
+        let shares = packed.shares(2);
+        let tokens: Vec<usize> = shares.iter().map(PackedBatch::tokens).collect();
+        assert_eq!(tokens, [14, 13]);
+        assert_eq!(shares[0].order(), [0, 2]);
+        assert_eq!(shares[1].order(), [4, 1, 3]);
+        assert_eq!(packed.shares(1), [packed.clone()]);
     }
 
     #[test]

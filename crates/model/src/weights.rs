@@ -19,6 +19,21 @@ pub(crate) struct Weights {
     pub carried: BTreeMap<String, Tensor>,
 }
 
+impl Weights {
+    /// The same tensors for another thread.
+    pub fn shallow_clone(&self) -> Self {
+        let same = |tensors: &BTreeMap<String, Tensor>| {
+            let all = tensors.iter();
+            all.map(|(name, t)| (name.clone(), t.shallow_clone()))
+                .collect()
+        };
+        Self {
+            tensors: same(&self.tensors),
+            carried: same(&self.carried),
+        }
+    }
+}
+
 /// Reads the weights of `config` from a safetensors file.
 pub(crate) fn read(path: &Path, config: &Config, device: Device) -> Result<Weights, ModelError> {
     let bytes = std::fs::read(path).map_err(|source| ModelError::Read {

@@ -121,15 +121,16 @@ impl Site {
     /// If it cannot be started.
     #[must_use]
     pub fn start(&self, name: &str, arguments: &[&str]) -> Running {
-        self.start_at(name, "127.0.0.1:0", arguments)
+        self.start_at(name, Some("127.0.0.1:0"), arguments)
     }
 
-    /// As [`Site::start`], with the coordinator at `listen`.
+    /// As [`Site::start`], with the coordinator at `listen`, or where the command
+    /// itself puts it.
     ///
     /// # Panics
     /// If it cannot be started.
     #[must_use]
-    pub fn start_at(&self, name: &str, listen: &str, arguments: &[&str]) -> Running {
+    pub fn start_at(&self, name: &str, listen: Option<&str>, arguments: &[&str]) -> Running {
         let (data, model) = (self.data(), self.model());
         let inputs = [
             "--data",
@@ -146,22 +147,25 @@ impl Site {
     /// If it cannot be started.
     #[must_use]
     pub fn resume(&self, name: &str, arguments: &[&str]) -> Running {
-        self.launch(name, "127.0.0.1:0", &[&["--resume"], arguments].concat())
+        self.launch(
+            name,
+            Some("127.0.0.1:0"),
+            &[&["--resume"], arguments].concat(),
+        )
     }
 
-    fn launch(&self, name: &str, listen: &str, arguments: &[&str]) -> Running {
+    fn launch(&self, name: &str, listen: Option<&str>, arguments: &[&str]) -> Running {
         let (recipe, store) = (self.recipe(), self.path(name));
         let fixed = [
             "run",
             recipe.to_str().unwrap(),
             "--store",
             store.to_str().unwrap(),
-            "--listen",
-            listen,
         ];
+        let listen = listen.map_or_else(Vec::new, |address| vec!["--listen", address]);
         Running::start(
             &program("quarry"),
-            &[&fixed, arguments].concat(),
+            &[&fixed, &listen[..], arguments].concat(),
             self.store(name),
         )
     }

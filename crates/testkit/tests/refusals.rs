@@ -167,11 +167,25 @@ fn collections() {
 }
 
 #[test]
+fn a_run_beside_another_takes_a_free_port() {
+    let site = Site::new();
+    // Somebody is there, be it this test or a run of this machine's user.
+    let usual = "127.0.0.1:7600";
+    let _taken = std::net::TcpListener::bind(usual);
+    let run = site.start_at("beside", None, &[]);
+    let url = run.coordinator();
+    assert!(!url.ends_with(usual), "{url}");
+    run.wait_for("trainer", || run.process("quarry-trainer"));
+    run.interrupt();
+    assert_eq!(run.wait().code, Some(130));
+}
+
+#[test]
 fn addresses() {
     let site = Site::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().to_string();
-    let refused = site.start_at("busy", &port, &[]).wait();
+    let refused = site.start_at("busy", Some(&port), &[]).wait();
     assert_says(&refused, &[&port, "in use"]);
     assert_eq!(
         processes_naming(site.store("busy").folder()),

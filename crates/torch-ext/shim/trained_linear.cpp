@@ -2,29 +2,60 @@
 #include "trained_linear.h"
 
 #include "guarded.h"
+#include "lanes.h"
 #include "leaf.h"
 #include "linear.h"
+#include "sums_kernel.h"
 #include "tensors.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/List.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+
 using at::Tensor;
+
+namespace {
+
+// Elements that are worth waking a thread for.
+constexpr int64_t SUM_GRAIN = 1 << 16;
+
+// The sum over the rows of x [T, out], f32 [out].
+template <class E>
+Tensor column_sums(const Tensor& x) {
+  const int64_t rows = x.size(0), width = x.size(1);
+  const Tensor sums = at::empty({width}, x.options().dtype(at::kFloat));
+  const int64_t vectors = (width + quarry::LANE - 1) / quarry::LANE;
+  const int64_t grain = std::max<int64_t>(1, SUM_GRAIN / (quarry::LANE * std::max<int64_t>(rows, 1)));
+  at::parallel_for(0, vectors, grain, [&](int64_t begin, int64_t end) {
+    quarry::column_sums(
+        elements<E>(x), rows, width, begin * quarry::LANE, std::min(width, end * quarry::LANE),
+        elements<float>(sums));
+  });
+  return sums;
+}
+
+}  // namespace
 
 void add_linear_gradients(const std::vector<Tensor>& leaves, const Tensor& dy, const Tensor& x) {
   const bool whole = dy.scalar_type() == at::kFloat;
   const Tensor dw = whole ? Tensor() : at::mm(dy.t(), x);
-  const Tensor db = dy.sum(0);
+  const Tensor db = whole ? column_sums<float>(dy) : column_sums<quarry::Bf16>(dy);
   int64_t first = 0;
   for (size_t i = 0; i < leaves.size(); i += 2) {
     const Tensor &weight = leaves[i], &bias = leaves[i + 1];
     const int64_t rows = weight.size(0);
-    if (weight.requires_grad()) {
-      Tensor& grad = gradient_of(weight);
-      whole ? grad.addmm_(dy.narrow(1, first, rows).t(), x) : grad.add_(dw.narrow(0, first, rows));
+    if (weight.requires_grad() && whole) {
+      Tensor& grad = weight.mutable_grad();
+      const Tensor slopes = dy.narrow(1, first, rows).t();
+      grad.defined() ? void(grad.addmm_(slopes, x)) : void(grad = at::mm(slopes, x));
+    } else if (weight.requires_grad()) {
+      add_gradient(weight, dw.narrow(0, first, rows));
     }
-    if (bias.requires_grad()) gradient_of(bias).add_(db.narrow(0, first, rows));
+    if (bias.requires_grad()) add_gradient(bias, db.narrow(0, first, rows));
     first += rows;
   }
 }

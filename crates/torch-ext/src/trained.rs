@@ -74,6 +74,38 @@ impl TrainedLinear {
         }
     }
 
+    /// The leaves that collect the gradients: weight, bias, weight, bias, …
+    #[must_use]
+    pub fn leaves(&self) -> &[Tensor] {
+        &self.leaves
+    }
+
+    /// The same layer with gradients in other leaves, of the masters' shapes and in their
+    /// order: those of another thread.
+    ///
+    /// # Errors
+    /// When a leaf is not as its master.
+    pub fn collecting_in(self, leaves: Vec<Tensor>) -> Result<Self, Error> {
+        let like = |(leaf, master): (&Tensor, &Tensor)| {
+            check_leaf(LINEAR, leaf, master.dim())?;
+            match leaf.size() == master.size() {
+                true => Ok(()),
+                false => Err(Error::argument(
+                    LINEAR,
+                    "a leaf has another shape than its master",
+                )),
+            }
+        };
+        if leaves.len() != self.leaves.len() {
+            return Err(Error::argument(
+                LINEAR,
+                "there is not one leaf for each master",
+            ));
+        }
+        leaves.iter().zip(&self.leaves).try_for_each(like)?;
+        Ok(Self { leaves, ..self })
+    }
+
     /// `[T, in]` → `[T, out]`, of the layer's kind.
     ///
     /// # Errors

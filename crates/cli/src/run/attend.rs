@@ -5,7 +5,8 @@
 
 use crate::commands::connect;
 use crate::resources;
-use crate::run::fleet::{Fleet, Place, Threads};
+use crate::run::fleet::{Fleet, Threads};
+use crate::run::program::Place;
 use crate::run::progress::Progress;
 use anyhow::{Result, bail};
 use quarry_proto::v1::{
@@ -16,9 +17,6 @@ use quarry_service::CancellationToken;
 use quarry_service::channel::ServiceChannel;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
-
-/// Where the coordinator listens unless told otherwise; `quarry status` looks there.
-const DEFAULT_LISTEN: &str = "127.0.0.1:7600";
 
 /// Coordinator client of the command line.
 type Client = quarry_proto::v1::coordinator_client::CoordinatorClient<ServiceChannel>;
@@ -61,11 +59,10 @@ pub async fn conduct(
         trainer: recipe.trainer_threads(cores),
         worker: recipe.fleet.threads_of_worker(cores),
     };
-    let listen = listen.map_or_else(free_listen, str::to_owned);
     let workers = recipe.fleet.workers;
     // Before any process exists: from here on Ctrl-C stops them in order.
     let interrupted = quarry_service::signals::shutdown()?;
-    let mut fleet = Fleet::start(place, &listen, workers, threads, resume).await?;
+    let mut fleet = Fleet::start(place, listen, workers, threads, resume).await?;
     let url = format!("http://{}", fleet.address());
     eprintln!(
         "coordinator on {url}; {workers} inferencer(s); follow it with: quarry status --coordinator {url} --watch"
@@ -113,14 +110,6 @@ async fn last_look(url: &str) -> Result<(bool, ListGenerationsResponse)> {
 
 fn unanswered(status: tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("the coordinator did not answer: {}", status.message())
-}
-
-/// The default address, or any free port beside another run.
-fn free_listen() -> String {
-    match std::net::TcpListener::bind(DEFAULT_LISTEN) {
-        Ok(_) => DEFAULT_LISTEN.to_owned(),
-        Err(_) => "127.0.0.1:0".to_owned(),
-    }
 }
 
 /// Watches until the trainer ends, somebody interrupts, or the fleet fails.

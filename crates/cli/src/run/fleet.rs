@@ -4,58 +4,29 @@
 //! Coordinator and inferencers may die at any time: they are started again. A
 //! trainer that dies is not: its user decides, with `--resume`.
 
-use crate::resources::Resources;
+use crate::run::program::{Place, Program, log_path};
 use anyhow::{Context, Result, bail};
-use quarry_service::signals::STOP_WITH_PARENT;
-use rustix::process::{Pid, Signal, kill_process};
-use std::fs::{File, OpenOptions};
+use rustix::process::Signal;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::path::Path;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
-use tokio::process::{Child, Command};
+
+/// Where the coordinator listens unless told otherwise; `quarry status` looks there.
+const DEFAULT_LISTEN: &str = "127.0.0.1:7600";
+
+/// Where it listens if another run is there already.
+const ANY_LISTEN: &str = "127.0.0.1:0";
 
 /// How long a program may take to listen: a coordinator replays its log first.
 const START_LIMIT: Duration = Duration::from_secs(60);
-
-/// How long a program may take to stop: a trainer writes a checkpoint first.
-const STOP_LIMIT: Duration = Duration::from_secs(120);
-
-/// A program that dies this often within [`RESTART_WINDOW`] is not started again.
-const MAX_RESTARTS: usize = 5;
-
-/// See [`MAX_RESTARTS`].
-const RESTART_WINDOW: Duration = Duration::from_secs(60);
-
-/// A disk with fewer free bytes is full: not even the next lines of a log fit.
-const FULL: u64 = 1 << 16;
 
 /// Exit code of a coordinator that found another one writing: restarting it would
 /// only fence the other.
 const FENCED: i32 = 3;
 
-/// What all programs of a run share.
-#[derive(Debug, Clone)]
-pub struct Place {
-    /// URL of the store.
-    pub store: String,
-    /// Folder for logs, caches and port files.
-    pub folder: PathBuf,
-}
-
-/// One program and its process.
-struct Program {
-    name: String,
-    binary: &'static str,
-    arguments: Vec<String>,
-    threads: usize,
-    child: Child,
-    deaths: Vec<Instant>,
-    /// Where this start's lines begin in the log.
-    log_start: u64,
-    /// It said that nothing is left to do.
-    done: bool,
-}
+/// Exit code of a coordinator whose port somebody else listens on.
+const PORT_TAKEN: i32 = 4;
 
 /// The running programs.
 pub struct Fleet {
@@ -76,13 +47,14 @@ pub struct Threads {
 }
 
 impl Fleet {
-    /// Starts coordinator, `workers` inferencers and trainer.
+    /// Starts coordinator, `workers` inferencers and trainer. Without `listen` the
+    /// coordinator takes [`DEFAULT_LISTEN`], or any free port beside another run.
     ///
     /// # Errors
     /// If a program is missing or does not come up; what was started is stopped.
     pub async fn start(
         place: Place,
-        listen: &str,
+        listen: Option<&str>,
         workers: usize,
         threads: Threads,
         resume: bool,
@@ -140,11 +112,9 @@ impl Fleet {
     /// If coordinator or inferencers keep dying.
     pub fn tend(&mut self) -> Result<Option<ExitStatus>> {
         for program in std::iter::once(&mut self.coordinator).chain(&mut self.workers) {
-            if program.done {
-                continue;
-            }
-            match program.child.try_wait()? {
-                Some(status) if status.success() => program.done = true,
+            match program.exited()? {
+                // It said that nothing is left to do.
+                Some(status) if status.success() => {}
                 Some(status) if status.code() == Some(FENCED) => bail!(
                     "another coordinator has taken over this store, so this run steps back: {}",
                     program.last_words(&self.place)
@@ -153,7 +123,7 @@ impl Fleet {
                 None => {}
             }
         }
-        Ok(self.trainer.child.try_wait()?)
+        self.trainer.exited()
     }
 
     /// The last sentence the trainer logged: why it failed.
@@ -194,7 +164,8 @@ impl Fleet {
     }
 }
 
-async fn start_coordinator(place: &Place, listen: &str) -> Result<(Program, String)> {
+/// Starts the coordinator and waits until it listens. Returns where.
+async fn start_coordinator(place: &Place, listen: Option<&str>) -> Result<(Program, String)> {
     let port_file = place.folder.join("coordinator.addr");
     remove_if_there(&port_file)?;
     let arguments = |listen: &str| -> Vec<String> {
@@ -209,30 +180,40 @@ async fn start_coordinator(place: &Place, listen: &str) -> Result<(Program, Stri
         .map(str::to_owned)
         .to_vec()
     };
-    let name = "coordinator".to_owned();
-    let mut program = Program::start(place, name, "quarry-coordinator", arguments(listen), 1)?;
+    let start = |listen: &str| {
+        let name = "coordinator".to_owned();
+        Program::start(place, name, "quarry-coordinator", arguments(listen), 1)
+    };
+    let mut program = start(listen.unwrap_or(DEFAULT_LISTEN))?;
+    let mut elsewhere = listen.is_none();
     let started = Instant::now();
     let address = loop {
         if let Ok(address) = std::fs::read_to_string(&port_file) {
             break address.trim().to_owned();
         }
-        if program.child.try_wait()?.is_some() {
-            bail!(
+        match program.exited()?.map(|status| status.code()) {
+            // Trying is the only test that another run cannot invalidate.
+            Some(Some(PORT_TAKEN)) if elsewhere => {
+                elsewhere = false;
+                program = start(ANY_LISTEN)?;
+            }
+            Some(_) => bail!(
                 "the coordinator did not start: {}",
                 program.last_words(place)
-            );
+            ),
+            None => {}
         }
         if started.elapsed() > START_LIMIT {
             bail!(
                 "the coordinator did not listen within {} s; see {}",
                 START_LIMIT.as_secs(),
-                log_path(place, &program.name).display()
+                log_path(place, "coordinator").display()
             );
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     // A restart must come back where trainer and inferencers look for it.
-    program.arguments = arguments(&address);
+    program.set_arguments(arguments(&address));
     Ok((program, address))
 }
 
@@ -253,173 +234,6 @@ fn arguments(place: &Place, url: &str, cache: &Path, threads: usize, own: &[&str
     .chain(own)
     .map(|s| (*s).to_owned())
     .collect()
-}
-
-impl Program {
-    fn start(
-        place: &Place,
-        name: String,
-        binary: &'static str,
-        arguments: Vec<String>,
-        threads: usize,
-    ) -> Result<Self> {
-        let log_start = log_length(place, &name);
-        let child = spawn(place, &name, binary, &arguments, threads)?;
-        tracing::debug!(name, pid = child.id(), "started");
-        Ok(Self {
-            name,
-            binary,
-            arguments,
-            threads,
-            child,
-            deaths: Vec::new(),
-            log_start,
-            done: false,
-        })
-    }
-
-    fn restart(&mut self, place: &Place, status: ExitStatus) -> Result<()> {
-        let now = Instant::now();
-        self.deaths
-            .retain(|death| now.duration_since(*death) < RESTART_WINDOW);
-        self.deaths.push(now);
-        if self.deaths.len() > MAX_RESTARTS {
-            bail!(
-                "{} died {} times within a minute, last with {status}: {}",
-                self.name,
-                self.deaths.len(),
-                self.last_words(place)
-            );
-        }
-        tracing::warn!("{} ended with {status}; starting it again", self.name);
-        self.log_start = log_length(place, &self.name);
-        self.child = spawn(
-            place,
-            &self.name,
-            self.binary,
-            &self.arguments,
-            self.threads,
-        )?;
-        Ok(())
-    }
-
-    /// The last line logged since the process was started, unless the disk is so
-    /// full that it could not be written.
-    fn last_words(&self, place: &Place) -> String {
-        let free = Resources::read(Some(&place.folder)).disk;
-        if free.is_some_and(|bytes| bytes < FULL) {
-            return format!(
-                "no space left on the disk of {}; free some",
-                place.folder.display()
-            );
-        }
-        last_line(&log_path(place, &self.name), self.log_start)
-    }
-
-    /// Asks the process to stop.
-    fn signal(&self) {
-        let id = self
-            .child
-            .id()
-            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        if let Some(Err(error)) = id.map(|id| kill_process(id, Signal::TERM)) {
-            tracing::debug!(name = self.name, %error, "was gone before it could be asked to stop");
-        }
-    }
-
-    /// Waits for the end of a process that was asked to stop. Asking twice would
-    /// make it end at once.
-    async fn ended(&mut self) -> Result<ExitStatus> {
-        if let Ok(status) = tokio::time::timeout(STOP_LIMIT, self.child.wait()).await {
-            return Ok(status?);
-        }
-        tracing::warn!(
-            "{} did not stop within {} s; killing it",
-            self.name,
-            STOP_LIMIT.as_secs()
-        );
-        self.child.kill().await?;
-        Ok(self.child.wait().await?)
-    }
-}
-
-/// Starts a process in a group of its own, so that Ctrl-C reaches only `quarry`,
-/// which then stops the programs in order. Their standard input is a pipe that
-/// ends with `quarry`: should it be killed, they stop by themselves.
-fn spawn(
-    place: &Place,
-    name: &str,
-    binary: &'static str,
-    arguments: &[String],
-    threads: usize,
-) -> Result<Child> {
-    let path = sibling(binary)?;
-    let log = open_log(&log_path(place, name))?;
-    // Threads that spin while they wait make the programs of one machine, or of two runs
-    // on it, several times slower. These sleep, after a moment that bridges the way from
-    // one operation to the next.
-    let or = |name: &str, default: &str| std::env::var_os(name).unwrap_or_else(|| default.into());
-    let (waiting, moment) = (
-        or("OMP_WAIT_POLICY", "passive"),
-        or("GOMP_SPINCOUNT", "20000"),
-    );
-    Command::new(&path)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .env(STOP_WITH_PARENT, "1")
-        // OpenMP counts threads for each calling thread: this binds faiss as well.
-        .env("OMP_NUM_THREADS", threads.to_string())
-        .env("OMP_WAIT_POLICY", waiting)
-        .env("GOMP_SPINCOUNT", moment)
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("cannot start {}", path.display()))
-}
-
-/// The program beside this one, where a build puts them all.
-fn sibling(binary: &str) -> Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name(binary);
-    if !path.is_file() {
-        bail!(
-            "{} is missing; build all programs with `cargo build --workspace`",
-            path.display()
-        );
-    }
-    Ok(path)
-}
-
-fn log_path(place: &Place, name: &str) -> PathBuf {
-    place.folder.join("logs").join(format!("{name}.log"))
-}
-
-fn open_log(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .with_context(|| format!("cannot write the log {}", path.display()))
-}
-
-fn log_length(place: &Place, name: &str) -> u64 {
-    std::fs::metadata(log_path(place, name)).map_or(0, |m| m.len())
-}
-
-/// The last line of the log after `start`, as it stands there.
-fn last_line(path: &Path, start: u64) -> String {
-    let bytes = std::fs::read(path).unwrap_or_default();
-    let since = usize::try_from(start)
-        .ok()
-        .and_then(|s| bytes.get(s..))
-        .unwrap_or_default();
-    let text = String::from_utf8_lossy(since);
-    let line = text.lines().rfind(|line| !line.trim().is_empty());
-    line.map_or_else(
-        || format!("it said nothing; see {}", path.display()),
-        str::to_owned,
-    )
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {

@@ -6,6 +6,7 @@
 mod attend;
 mod fleet;
 pub mod preflight;
+mod program;
 mod progress;
 mod replay;
 pub mod setup;
@@ -17,7 +18,7 @@ use crate::{block_on, model_source, resources};
 use anyhow::{Context, Result, bail};
 use attend::{Exit, conduct};
 use clap::Args;
-use fleet::Place;
+use program::Place;
 use quarry_artifacts::{
     Cache, CheckpointManifest, CheckpointRef, CorpusLocation, RunDocument, Store, layout,
 };

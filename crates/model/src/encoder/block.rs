@@ -11,15 +11,15 @@
 
 use super::Dropout;
 use super::branch::{AttentionEnd, FeedForward};
-use super::dropout::{self, drop};
+use super::dropout::drop;
 use super::linear::feed_forward;
 use super::prepared::{Layer, Norm, Prepared};
 use crate::config::{Config, Family};
 use crate::error::ModelError;
 use crate::packed::Run;
 use quarry_torch_ext::{
-    EmbeddingTables, FlashAttention, PackedAttention, SequenceBounds, add_norm, residual_norm,
-    trained_embeddings,
+    EmbeddingTables, FlashAttention, PackedAttention, SeededDropout, SequenceBounds, add_norm,
+    residual_norm, trained_embeddings,
 };
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -30,6 +30,10 @@ pub(super) struct Forward<'a> {
     /// Kind of token states.
     pub kind: Kind,
     pub dropout: Option<Dropout>,
+    /// Seeds of the residual branches' masks, two a layer; see [`dropout::seeds`].
+    ///
+    /// [`dropout::seeds`]: super::dropout::seeds
+    pub seeds: &'a [i64],
     /// Where the device has it; without dropout of probabilities it is used.
     pub packed_attention: Option<PackedAttention>,
     /// On a GPU that has it, with where this batch's sequences begin.
@@ -37,23 +41,21 @@ pub(super) struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Last hidden states `[T, h]` of `[T]` ids at `[T]` positions.
-    pub fn states(
-        &self,
-        ids: &Tensor,
-        positions: &Tensor,
-        runs: &[Run],
-    ) -> Result<Tensor, ModelError> {
-        let mut x = self.embeddings(ids, positions)?;
+    /// Last hidden states `[T, h]` of embedded tokens `[T, h]`.
+    pub fn layers(&self, embedded: &Tensor, runs: &[Run]) -> Result<Tensor, ModelError> {
+        let mut x = embedded.shallow_clone();
+        let mut seeds = self.seeds.iter().copied();
         for layer in &self.prepared.layers {
-            x = self.attention_branch(layer, &x, runs)?;
-            x = self.feed_forward_branch(layer, &x)?;
+            x = self.attention_branch(layer, &x, runs, seeds.next())?;
+            x = self.feed_forward_branch(layer, &x, seeds.next())?;
         }
         Ok(x)
     }
 
+    /// Embedded tokens `[T, h]` of `[T]` ids at `[T]` positions.
+    ///
     /// Summed and normalised in f32: the tables are, and it is one pass.
-    fn embeddings(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor, ModelError> {
+    pub fn embeddings(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor, ModelError> {
         // Hugging Face trains no padding row, neither of words nor of RoBERTa's positions.
         let word_pad = self.config.pad_token_id;
         let tables = EmbeddingTables {
@@ -80,6 +82,7 @@ impl Forward<'_> {
         layer: &Layer,
         x: &Tensor,
         runs: &[Run],
+        seed: Option<i64>,
     ) -> Result<Tensor, ModelError> {
         let context = self.attention(&layer.attention.forward(x)?, runs)?;
         match &layer.attention_end {
@@ -93,12 +96,17 @@ impl Forward<'_> {
                     Family::DistilBert => 0.0,
                     _ => self.hidden_dropout(),
                 };
-                self.residual(x, output.forward(&context)?, norm, dropout)
+                self.residual(x, output.forward(&context)?, norm, dropout, seed)
             }
         }
     }
 
-    fn feed_forward_branch(&self, layer: &Layer, x: &Tensor) -> Result<Tensor, ModelError> {
+    fn feed_forward_branch(
+        &self,
+        layer: &Layer,
+        x: &Tensor,
+        seed: Option<i64>,
+    ) -> Result<Tensor, ModelError> {
         match &layer.feed_forward {
             FeedForward::Fused(branch) => {
                 self.refuse_dropout()?;
@@ -106,7 +114,7 @@ impl Forward<'_> {
             }
             FeedForward::Parts { inner, outer, norm } => {
                 let y = feed_forward(x, inner, outer, self.config.activation)?;
-                self.residual(x, y, norm, self.hidden_dropout())
+                self.residual(x, y, norm, self.hidden_dropout(), seed)
             }
         }
     }
@@ -174,11 +182,16 @@ impl Forward<'_> {
         y: Tensor,
         norm: &Norm,
         dropout: f64,
+        seed: Option<i64>,
     ) -> Result<Tensor, ModelError> {
         let epsilon = self.config.layer_norm_eps;
         let on_cpu = y.device() == Device::Cpu;
         if on_cpu && y.requires_grad() {
-            let dropout = dropout::seeded(dropout)?;
+            let seeded = |seed| SeededDropout {
+                probability: dropout,
+                seed,
+            };
+            let dropout = seed.filter(|_| dropout > 0.0).map(seeded);
             let out = residual_norm(x, &y, &norm.weight, &norm.bias, epsilon, dropout)?;
             return Ok(out);
         }

@@ -4,7 +4,6 @@
 //! takes as long as a matrix product; this takes a fifth of it. Masks come from
 //! libtorch's generator all the same, so a seed replays them.
 
-use quarry_torch_ext::SeededDropout;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Values of 16 bits.
@@ -22,14 +21,13 @@ pub(super) fn drop(x: Tensor, p: f64) -> Result<Tensor, TchError> {
     x.f_mul(&kept)?.f_mul_scalar_(scale)
 }
 
-/// The same as a seed from libtorch's generator, for kernels that make their masks of it.
-pub(super) fn seeded(probability: f64) -> Result<Option<SeededDropout>, TchError> {
-    if probability <= 0.0 {
-        return Ok(None);
+/// `count` seeds from libtorch's generator, for kernels that make their masks of them.
+pub(super) fn seeds(count: usize) -> Result<Vec<i64>, TchError> {
+    if count == 0 {
+        return Ok(Vec::new());
     }
-    let mut word = Tensor::f_empty([1], (Kind::Int64, Device::Cpu))?;
-    let seed = word.f_random_from_(i64::MIN, None)?.f_int64_value(&[0])?;
-    Ok(Some(SeededDropout { probability, seed }))
+    let mut words = Tensor::f_empty([count as i64], (Kind::Int64, Device::Cpu))?;
+    Vec::try_from(words.f_random_from_(i64::MIN, None)?)
 }
 
 /// Uniform 16-bit integers in the shape of `x`.

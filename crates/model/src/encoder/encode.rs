@@ -4,6 +4,7 @@
 //! on the sequences alone: the same input gives the same bytes.
 
 use super::Encoder;
+use super::lanes::Lanes;
 use super::pass::{Pass, check};
 use super::prepared::Prepared;
 use crate::error::ModelError;
@@ -42,7 +43,7 @@ impl Encoder {
             Some(prepared) => prepared,
             None => {
                 let _no_grad = tch::no_grad_guard();
-                built = self.prepare()?;
+                built = self.prepare(Lanes::SINGLE)?;
                 &built
             }
         };
@@ -92,8 +93,7 @@ impl Encoder {
         }
         let next = AtomicUsize::new(0);
         let (sender, receiver) = mpsc::channel();
-        let (config, setting) = (self.config(), self.setting);
-        let (packed_attention, flash) = (self.packed_attention, self.flash);
+        let plan = pass.plan;
         let outcome = std::thread::scope(|scope| {
             for _ in 0..lanes {
                 // A tensor may be used by one thread: each has its own handles.
@@ -101,10 +101,7 @@ impl Encoder {
                 let (sender, next) = (sender.clone(), &next);
                 scope.spawn(move || {
                     let pass = Pass {
-                        config,
-                        setting,
-                        packed_attention,
-                        flash,
+                        plan,
                         prepared: &prepared,
                     };
                     // Holds for this thread, and for those that first call libtorch later:
@@ -157,7 +154,7 @@ fn block(pass: &Pass, batch: &PackedBatch) -> Result<Vec<f32>, ModelError> {
 /// `[B, D]` f32 in packed order, outside autograd.
 fn vectors(pass: &Pass, batch: &PackedBatch) -> Result<Tensor, ModelError> {
     let _no_grad = tch::no_grad_guard();
-    check(batch, pass.config)?;
+    check(batch, pass.plan.config)?;
     pass.vectors(batch, None)
 }
 

@@ -7,6 +7,7 @@ mod block;
 mod branch;
 mod dropout;
 mod encode;
+mod lanes;
 mod linear;
 mod pass;
 mod pooling;
@@ -19,9 +20,10 @@ use crate::config::Config;
 use crate::error::ModelError;
 use crate::folder::ModelFolder;
 use crate::names;
-use crate::packed::PackedBatch;
+use crate::packed::{PackedBatch, inverse};
 use crate::weights::{self, Weights};
-use pass::Pass;
+use lanes::{Lanes, Pending};
+use pass::{Pass, Plan};
 use prepared::Prepared;
 use quarry_torch_ext::{FlashAttention, PackedAttention, upload};
 use std::collections::BTreeMap;
@@ -71,6 +73,25 @@ pub(crate) struct Setting {
 /// states then stay near the processor.
 const CPU_CHUNK_TOKENS: usize = 2048;
 
+/// A batch of a training step, embedded, with the backward pass that its loss will need.
+pub struct Embedded {
+    /// `[B, D]` f32 in the caller's order, differentiable.
+    pub vectors: Tensor,
+    /// What autograd does not reach from there.
+    pending: Option<Pending>,
+}
+
+impl Embedded {
+    /// The rest of the backward pass: to be called once the loss's own has reached
+    /// [`Embedded::vectors`].
+    ///
+    /// # Errors
+    /// If libtorch refuses.
+    pub fn backward(self) -> Result<(), ModelError> {
+        self.pending.map_or(Ok(()), Pending::back)
+    }
+}
+
 /// One tower.
 pub struct Encoder {
     folder: ModelFolder,
@@ -103,7 +124,7 @@ impl Encoder {
             flash,
         };
         if !setting.trainable {
-            encoder.frozen = Some(encoder.prepare()?);
+            encoder.frozen = Some(encoder.prepare(Lanes::SINGLE)?);
         }
         Ok(encoder)
     }
@@ -152,14 +173,58 @@ impl Encoder {
         pass::check(batch, self.config())?;
         let prepared = match &self.frozen {
             Some(prepared) => prepared,
-            None => &self.prepare()?,
+            None => &self.prepare(Lanes::SINGLE)?,
         };
+        let pass = self.pass(prepared);
         let mut parts = Vec::new();
         for chunk in batch.chunks(self.chunk_tokens()) {
-            parts.push(self.pass(prepared).vectors(&chunk, dropout)?);
+            parts.push(pass.vectors(&chunk, dropout)?);
         }
-        let vectors = Tensor::f_cat(&parts, 0)?;
-        Ok(match batch.inverse() {
+        self.in_callers_order(&parts, batch.order())
+    }
+
+    /// As [`Encoder::embed`], in a training step: on a CPU libtorch's threads share the
+    /// sequences out, forth and back. The number of threads decides which gradients are
+    /// added first, so that it changes their last bits.
+    ///
+    /// # Errors
+    /// As [`Encoder::embed`].
+    pub fn embed_in_training(
+        &self,
+        batch: &PackedBatch,
+        dropout: Option<Dropout>,
+    ) -> Result<Embedded, ModelError> {
+        pass::check(batch, self.config())?;
+        let lanes = self.lanes(batch, dropout);
+        if !lanes.is_single() {
+            let prepared = self.prepare(lanes)?;
+            let pass = self.pass(&prepared);
+            if let Some((pending, order)) = lanes.forth(&pass, batch, dropout)? {
+                return Ok(Embedded {
+                    vectors: self.in_callers_order(&pending.ends(), &order)?,
+                    pending: Some(pending),
+                });
+            }
+        }
+        Ok(Embedded {
+            vectors: self.embed(batch, dropout)?,
+            pending: None,
+        })
+    }
+
+    /// Dropout of attention probabilities draws inside the layers, where the order of
+    /// threads would show.
+    fn lanes(&self, batch: &PackedBatch, dropout: Option<Dropout>) -> Lanes {
+        let drawing = dropout.is_some_and(|d| d.attention > 0.0);
+        let shared = self.setting.device == Device::Cpu && self.setting.trainable && !drawing;
+        let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
+        Lanes::of(batch.tokens(), if shared { threads } else { 1 })
+    }
+
+    /// `[B, D]` in the caller's order of vectors whose places `order` gives.
+    fn in_callers_order(&self, parts: &[Tensor], order: &[i64]) -> Result<Tensor, ModelError> {
+        let vectors = Tensor::f_cat(parts, 0)?;
+        Ok(match inverse(order) {
             Some(inverse) => {
                 let places = upload(&inverse, self.setting.device)?;
                 vectors.f_index_select(0, &places)?
@@ -177,16 +242,16 @@ impl Encoder {
     }
 
     fn pass<'a>(&'a self, prepared: &'a Prepared) -> Pass<'a> {
-        Pass {
+        let plan = Plan {
             config: self.config(),
             setting: self.setting,
             packed_attention: self.packed_attention,
             flash: self.flash,
-            prepared,
-        }
+        };
+        Pass { plan, prepared }
     }
 
-    fn prepare(&self) -> Result<Prepared, ModelError> {
+    fn prepare(&self, lanes: Lanes) -> Result<Prepared, ModelError> {
         let kind = self.setting.precision.kind();
         let frozen = !self.setting.trainable;
         Prepared::new(
@@ -195,6 +260,7 @@ impl Encoder {
             kind,
             self.setting.device,
             frozen,
+            lanes,
         )
     }
 

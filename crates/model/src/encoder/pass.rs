@@ -1,7 +1,7 @@
 //! One pass of one thread: packed ids to vectors.
 
 use super::prepared::Prepared;
-use super::{Dropout, Setting, block, pooling};
+use super::{Dropout, Setting, block, dropout, pooling};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::packed::{PackedBatch, Run};
@@ -12,13 +12,37 @@ use tch::{Device, Tensor};
 /// product anew for each number of rows it has not seen.
 const CPU_ROWS: usize = 16;
 
-/// What a pass reads.
-pub(super) struct Pass<'a> {
+/// How a pass computes: everything but the weights, for any thread.
+#[derive(Clone, Copy)]
+pub(super) struct Plan<'a> {
     pub config: &'a Config,
     pub setting: Setting,
     pub packed_attention: Option<PackedAttention>,
     pub flash: Option<FlashAttention>,
+}
+
+/// A plan and a thread's weights.
+pub(super) struct Pass<'a> {
+    pub plan: Plan<'a>,
     pub prepared: &'a Prepared,
+}
+
+/// A batch before its first layer. Its random numbers are drawn, but for those of attention
+/// probabilities, so that any thread may take it through the layers.
+pub(super) struct Entered {
+    /// Embedded tokens `[T, h]`.
+    pub states: Tensor,
+    /// Sequences, without the one that fills the rows up.
+    pub sequences: i64,
+    course: Course,
+}
+
+/// What every layer is told about a batch.
+struct Course {
+    runs: Vec<Run>,
+    bounds: Option<SequenceBounds>,
+    dropout: Option<Dropout>,
+    seeds: Vec<i64>,
 }
 
 impl Pass<'_> {
@@ -28,37 +52,76 @@ impl Pass<'_> {
         batch: &PackedBatch,
         dropout: Option<Dropout>,
     ) -> Result<Tensor, ModelError> {
-        let sequences = batch.len() as i64;
+        self.through(&self.enter(batch, dropout)?)
+    }
+
+    /// Embeds the tokens of a batch.
+    pub fn enter(
+        &self,
+        batch: &PackedBatch,
+        dropout: Option<Dropout>,
+    ) -> Result<Entered, ModelError> {
+        let plan = &self.plan;
+        let device = plan.setting.device;
         let filled;
-        let batch = match self.setting.device {
+        let full = match device {
             Device::Cpu => {
-                filled = batch.filled_up(CPU_ROWS, self.config.pad_token_id);
+                filled = batch.filled_up(CPU_ROWS, plan.config.pad_token_id);
                 &filled
             }
             _ => batch,
         };
-        let runs = batch.runs();
-        let bounds = self.bounds(&runs)?;
-        let forward = block::Forward {
-            config: self.config,
-            prepared: self.prepared,
-            kind: self.setting.precision.kind(),
+        let runs = full.runs();
+        let drawn = device == Device::Cpu && dropout.is_some_and(|d| d.hidden > 0.0);
+        let course = Course {
+            bounds: plan.bounds(&runs)?,
+            runs,
             dropout,
-            packed_attention: self.packed_attention,
-            flash: self.flash.zip(bounds.as_ref()),
+            seeds: dropout::seeds(if drawn { self.branches() } else { 0 })?,
         };
-        let device = self.setting.device;
-        let ids = upload(batch.ids(), device)?;
-        let positions = upload(&self.positions(batch), device)?;
-        let states = forward.states(&ids, &positions, &runs)?;
-        let vectors = self.setting.pooling.pool(&states, &runs, bounds.as_ref())?;
-        let vectors = vectors.f_narrow(0, 0, sequences)?;
-        match self.setting.normalize {
+        let ids = upload(full.ids(), device)?;
+        let positions = upload(&plan.positions(full), device)?;
+        Ok(Entered {
+            states: self.forward(&course).embeddings(&ids, &positions)?,
+            sequences: batch.len() as i64,
+            course,
+        })
+    }
+
+    /// Takes an embedded batch through the layers: `[B, D]` f32 in packed order.
+    pub fn through(&self, entered: &Entered) -> Result<Tensor, ModelError> {
+        let (runs, bounds) = (&entered.course.runs, entered.course.bounds.as_ref());
+        let forward = self.forward(&entered.course);
+        let states = forward.layers(&entered.states, runs)?;
+        let setting = &self.plan.setting;
+        let vectors = setting.pooling.pool(&states, runs, bounds)?;
+        let vectors = vectors.f_narrow(0, 0, entered.sequences)?;
+        match setting.normalize {
             true => Ok(pooling::normalize(&vectors)?),
             false => Ok(vectors),
         }
     }
 
+    fn forward<'a>(&'a self, course: &'a Course) -> block::Forward<'a> {
+        let plan = &self.plan;
+        block::Forward {
+            config: plan.config,
+            prepared: self.prepared,
+            kind: plan.setting.precision.kind(),
+            dropout: course.dropout,
+            seeds: &course.seeds,
+            packed_attention: plan.packed_attention,
+            flash: plan.flash.zip(course.bounds.as_ref()),
+        }
+    }
+
+    /// Residual branches of all layers.
+    fn branches(&self) -> usize {
+        2 * self.prepared.layers.len()
+    }
+}
+
+impl Plan<'_> {
     /// On a GPU, where the sequences begin: sent there once for all layers.
     fn bounds(&self, runs: &[Run]) -> Result<Option<SequenceBounds>, ModelError> {
         if self.setting.device == Device::Cpu {

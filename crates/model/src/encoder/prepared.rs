@@ -3,12 +3,13 @@
 //! masters.
 
 use super::branch::{AttentionEnd, FeedForward};
+use super::lanes::Lanes;
 use super::linear::{Linear, fused};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::weights::Weights;
 use quarry_torch_ext::{Error, FeedForwardBranch, ProjectionBranch};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// LayerNorm's scale and shift, `[h]` each.
 pub(super) struct Norm {
@@ -22,6 +23,62 @@ impl Norm {
             weight: self.weight.shallow_clone(),
             bias: self.bias.shallow_clone(),
         }
+    }
+}
+
+/// A leaf of another thread beside its master: the same memory, a gradient of its own.
+pub(super) struct Apart {
+    master: Tensor,
+    leaf: Tensor,
+}
+
+impl Apart {
+    fn of(master: &Tensor) -> Result<Self, TchError> {
+        let leaf = master
+            .f_detach()?
+            .f_set_requires_grad(master.requires_grad())?;
+        Ok(Self {
+            master: master.shallow_clone(),
+            leaf,
+        })
+    }
+
+    /// Adds what the leaf has collected to the master's gradient.
+    pub fn join(self) -> Result<(), ModelError> {
+        let (part, mut whole) = (self.leaf.f_grad()?, self.master.f_grad()?);
+        if !part.defined() {
+            return Ok(());
+        }
+        if !whole.defined() {
+            let reason = "one thread has a gradient for a weight that has none".to_owned();
+            return Err(ModelError::Batch(reason));
+        }
+        let _ = whole.f_add_(&part)?;
+        Ok(())
+    }
+}
+
+impl Norm {
+    fn apart(&self, leaves: &mut Vec<Apart>) -> Result<Self, TchError> {
+        let pair = [Apart::of(&self.weight)?, Apart::of(&self.bias)?];
+        let [weight, bias] = pair.each_ref().map(|apart| apart.leaf.shallow_clone());
+        leaves.extend(pair);
+        Ok(Self { weight, bias })
+    }
+}
+
+impl Linear {
+    /// `None` for a layer whose gradients only autograd can collect.
+    fn apart(&self, leaves: &mut Vec<Apart>) -> Result<Option<Self>, ModelError> {
+        let Self::Trained(layer) = self else {
+            return Ok(None);
+        };
+        let pairs = layer.leaves().iter().map(Apart::of);
+        let pairs: Vec<Apart> = pairs.collect::<Result<_, _>>()?;
+        let own = pairs.iter().map(|apart| apart.leaf.shallow_clone());
+        let layer = layer.shallow_clone().collecting_in(own.collect())?;
+        leaves.extend(pairs);
+        Ok(Some(Self::Trained(layer)))
     }
 }
 
@@ -41,6 +98,33 @@ impl Layer {
             feed_forward: self.feed_forward.shallow_clone(),
         }
     }
+
+    fn apart(&self, leaves: &mut Vec<Apart>) -> Result<Option<Self>, ModelError> {
+        let AttentionEnd::Parts { output, norm } = &self.attention_end else {
+            return Ok(None);
+        };
+        let attention_norm = norm.apart(leaves)?;
+        let FeedForward::Parts { inner, outer, norm } = &self.feed_forward else {
+            return Ok(None);
+        };
+        let norm = norm.apart(leaves)?;
+        let mut linear = |layer: &Linear| layer.apart(leaves);
+        let layers = (linear(&self.attention)?, linear(output)?);
+        let (Some(attention), Some(output)) = layers else {
+            return Ok(None);
+        };
+        let (Some(inner), Some(outer)) = (linear(inner)?, linear(outer)?) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            attention,
+            attention_end: AttentionEnd::Parts {
+                output,
+                norm: attention_norm,
+            },
+            feed_forward: FeedForward::Parts { inner, outer, norm },
+        }))
+    }
 }
 
 /// A whole encoder. Embedding tables stay f32: gathering a few rows is cheaper
@@ -55,12 +139,14 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
+    /// Lays `weights` out; the threads of `lanes` share that work.
     pub fn new(
         weights: &Weights,
         config: &Config,
         kind: Kind,
         device: Device,
         frozen: bool,
+        lanes: Lanes,
     ) -> Result<Self, ModelError> {
         let source = Source {
             weights,
@@ -88,9 +174,7 @@ impl Prepared {
                 .shallow_clone(),
             token_type: token_type.map(Tensor::shallow_clone),
             norm: source.norm("embeddings.LayerNorm", Kind::Float)?,
-            layers: (0..config.layers)
-                .map(|index| source.layer(index))
-                .collect::<Result<_, _>>()?,
+            layers: source.layers(lanes)?,
         })
     }
 
@@ -103,6 +187,22 @@ impl Prepared {
             norm: self.norm.shallow_clone(),
             layers: self.layers.iter().map(Layer::shallow_clone).collect(),
         }
+    }
+
+    /// The same weights for another thread, whose layers collect gradients in `leaves`;
+    /// `None` if they cannot. Embeddings are the masters.
+    pub fn apart(&self, leaves: &mut Vec<Apart>) -> Result<Option<Self>, ModelError> {
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            match layer.apart(leaves)? {
+                Some(layer) => layers.push(layer),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(Self {
+            layers,
+            ..self.shallow_clone()
+        }))
     }
 }
 
@@ -142,6 +242,30 @@ impl Source<'_> {
             (false, true) => Linear::trained(&masters, self.kind)?,
             (false, false) => Linear::plain(&masters, self.kind)?,
         })
+    }
+
+    fn layers(&self, lanes: Lanes) -> Result<Vec<Layer>, ModelError> {
+        let layers: Vec<i64> = (0..self.config.layers).collect();
+        let parts = layers.chunks(layers.len().div_ceil(lanes.count()).max(1));
+        // A tensor may be used by one thread: each has its own handles.
+        let parts = parts.map(|part| (self.weights.shallow_clone(), part));
+        let (config, kind, norm_kind) = (self.config, self.kind, self.norm_kind);
+        let (frozen, on_cpu) = (self.frozen, self.on_cpu);
+        let parts = lanes.on_threads(parts.collect(), |(weights, part)| {
+            let source = Source {
+                weights: &weights,
+                config,
+                kind,
+                frozen,
+                on_cpu,
+                norm_kind,
+            };
+            part.iter().map(|&index| source.layer(index)).collect()
+        })?;
+        Ok(parts
+            .into_iter()
+            .flat_map(|part: Vec<Layer>| part)
+            .collect())
     }
 
     fn layer(&self, index: i64) -> Result<Layer, ModelError> {
