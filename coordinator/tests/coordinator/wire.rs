@@ -247,7 +247,7 @@ async fn a_store_without_a_run_is_refused_with_what_to_do() {
 #[tokio::test]
 async fn a_taken_port_has_an_exit_code_of_its_own() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let site = Site::prepare().await;
+    let mut site = Site::prepare().await;
     let mut options = site.options();
     options.service.listen = taken.local_addr().unwrap();
     let error = serve(&options, CancellationToken::new()).await.unwrap_err();

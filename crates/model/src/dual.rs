@@ -53,6 +53,7 @@ pub struct DualEncoder {
 }
 
 /// The queries and passages of a training step, embedded.
+#[must_use = "without its backward pass no weight learns"]
 pub struct TrainedPair {
     /// `[B, D]` f32, differentiable.
     pub queries: Tensor,

@@ -2,9 +2,9 @@
 
 #include "blocks.h"
 #include "gelu.h"
+#include "layer_norm.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace quarry {
 namespace {
@@ -28,7 +28,7 @@ MAKE(activate, near_gelu)
 MAKE(activate_by_tanh, by_tanh_value)
 #undef MAKE
 
-// out = LN(sums + bias + x), row by row; the passes over a row find it in the first cache.
+// out = LN(sums + bias + x), row by row.
 QUARRY_LANES void normalize(
     float* sums, const float* bias, const Bf16* x, int64_t rows, int64_t width,
     const float* weight, const float* shift, float epsilon, Bf16* out) {
@@ -40,15 +40,8 @@ QUARRY_LANES void normalize(
       total += all;
       store(all, z + i);
     }
-    const float mean = sum_of(total) / static_cast<float>(width);
-    Floats squares = {};
-    for (int64_t i = 0; i < width; i += LANE) {
-      const Floats off = load(z + i) - mean;
-      squares += off * off;
-    }
-    const float scale = 1.0f / std::sqrt(sum_of(squares) / static_cast<float>(width) + epsilon);
-    for (int64_t i = 0; i < width; i += LANE)
-      store((load(z + i) - mean) * scale * load(weight + i) + load(shift + i), out + row * width + i);
+    const Moments moments = moments_of(z, total, width, epsilon);
+    normalize_row(z, moments, width, weight, shift, out + row * width);
   }
 }
 

@@ -1,11 +1,10 @@
 #include "norm_kernel.h"
 
 #include "lanes.h"
+#include "layer_norm.h"
 
 #include <ATen/Parallel.h>
 
-#include <algorithm>
-#include <cmath>
 #include <vector>
 
 namespace quarry {
@@ -14,45 +13,18 @@ namespace {
 // Rows that are worth waking a thread for.
 constexpr int64_t GRAIN = 64;
 
-// The passes over a row find it in the first cache; `z` has room for whole vectors.
-#define MAKE(E)                                                                          \
-  QUARRY_LANES void normalize_sum(                                                       \
-      const E* x, const E* y, const float* weight, const float* bias, float epsilon,     \
-      int64_t width, float* z, E* out) {                                                 \
-    const int64_t whole = width / LANE * LANE;                                           \
-    Floats sums = {};                                                                    \
-    for (int64_t i = 0; i < whole; i += LANE) {                                          \
-      const Floats both = load(x + i) + load(y + i);                                     \
-      sums += both;                                                                      \
-      store(both, z + i);                                                                \
-    }                                                                                    \
-    if (whole < width) {                                                                 \
-      E a[LANE] = {}, b[LANE] = {};                                                      \
-      std::copy(x + whole, x + width, a);                                                \
-      std::copy(y + whole, y + width, b);                                                \
-      const Floats both = load(a) + load(b);                                             \
-      sums += both;                                                                      \
-      store(both, z + whole);                                                            \
-    }                                                                                    \
-    const float mean = sum_of(sums) / static_cast<float>(width);                         \
-    Floats squares = {};                                                                 \
-    for (int64_t i = 0; i < whole; i += LANE) {                                          \
-      const Floats off = load(z + i) - mean;                                             \
-      squares += off * off;                                                              \
-    }                                                                                    \
-    float spread = sum_of(squares);                                                      \
-    for (int64_t i = whole; i < width; ++i) spread += (z[i] - mean) * (z[i] - mean);     \
-    const float scale = 1.0f / std::sqrt(spread / static_cast<float>(width) + epsilon);  \
-    for (int64_t i = 0; i < whole; i += LANE)                                            \
-      store((load(z + i) - mean) * scale * load(weight + i) + load(bias + i), out + i);  \
-    if (whole < width) {                                                                 \
-      float w[LANE] = {}, b[LANE] = {};                                                  \
-      E rounded[LANE];                                                                   \
-      std::copy(weight + whole, weight + width, w);                                      \
-      std::copy(bias + whole, bias + width, b);                                          \
-      store((load(z + whole) - mean) * scale * load(w) + load(b), rounded);              \
-      std::copy(rounded, rounded + (width - whole), out + whole);                        \
-    }                                                                                    \
+// `z` has room for whole vectors.
+#define MAKE(E)                                                                      \
+  QUARRY_LANES void normalize_sum(                                                   \
+      const E* x, const E* y, const float* weight, const float* bias, float epsilon, \
+      int64_t width, float* z, E* out) {                                             \
+    Floats total = {};                                                               \
+    for (int64_t i = 0; i < width; i += LANE) {                                      \
+      const Floats both = load(x + i, width - i) + load(y + i, width - i);           \
+      total += both;                                                                 \
+      store(both, z + i);                                                            \
+    }                                                                                \
+    normalize_row(z, moments_of(z, total, width, epsilon), width, weight, bias, out); \
   }
 MAKE(float)
 MAKE(Bf16)

@@ -1,8 +1,8 @@
 #include "residual_kernel.h"
 
 #include "lanes.h"
+#include "layer_norm.h"
 
-#include <cmath>
 #include <vector>
 
 namespace quarry {
@@ -34,20 +34,10 @@ QUARRY_INLINE Floats kept(Drop drop, uint32_t first) {
       store(both, sum + i);                                                                \
       store(both, z + i, width - i);                                                       \
     }                                                                                      \
-    const float mean = sum_of(total) / static_cast<float>(width);                          \
-    Floats squares = {};                                                                   \
-    for (int64_t i = 0; i < width; i += LANE) {                                            \
-      const Floats off = only(load(sum + i) - mean, width - i);                            \
-      squares += off * off;                                                                \
-    }                                                                                      \
-    const float spread = sum_of(squares) / static_cast<float>(width);                      \
-    const float scale = 1.0f / std::sqrt(spread + epsilon);                                \
-    for (int64_t i = 0; i < width; i += LANE) {                                            \
-      const Floats w = load(weight + i, width - i), b = load(bias + i, width - i);         \
-      store((load(sum + i) - mean) * scale * w + b, out + i, width - i);                   \
-    }                                                                                      \
-    statistics[0] = mean;                                                                  \
-    statistics[1] = scale;                                                                 \
+    const Moments moments = moments_of(sum, total, width, epsilon);                        \
+    normalize_row(sum, moments, width, weight, bias, out);                                 \
+    statistics[0] = moments.mean;                                                          \
+    statistics[1] = moments.scale;                                                         \
   }                                                                                        \
                                                                                            \
   /* dz = (g - mean g - n mean(g n)) / deviation, with n the normalised sum, g = dout w */ \

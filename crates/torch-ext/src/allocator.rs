@@ -7,7 +7,7 @@
 //! steps (docs/decisions/0016).
 #![allow(unsafe_code)] // Speaks to jemalloc by the names of its settings.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_uint};
 
 use tikv_jemalloc_ctl::raw;
 use tikv_jemalloc_sys::mallctl;
@@ -39,6 +39,16 @@ pub fn release_spare_memory() {
     };
     // Another allocator of these names answers with an error, and nothing is lost.
     let _ = code;
+}
+
+/// Lets the calling thread take its memory from where the first thread of the process takes
+/// it: what one of them gives back the other may use, where each would else keep its own
+/// spare memory. For threads that take turns with the first one, not for many at once.
+pub fn share_the_first_arena() {
+    // SAFETY: the name is terminated and takes an `unsigned`.
+    let shared = unsafe { raw::write(b"thread.arena\0", 0 as c_uint) };
+    // Another allocator of these names answers with an error, and no harm is done.
+    let _ = shared;
 }
 
 /// `const char *malloc_conf`; `MALLOC_CONF` in the environment goes before it.

@@ -34,7 +34,7 @@ mod trained;
 mod transfer;
 
 pub use adamw::{AdamW, AdamWState, StepGuard, fused_adamw, fused_adamw_guarded};
-pub use allocator::release_spare_memory;
+pub use allocator::{release_spare_memory, share_the_first_arena};
 pub use attention::PackedAttention;
 pub use branch::{FeedForwardBranch, ProjectionBranch};
 pub use cuda::load_cuda;

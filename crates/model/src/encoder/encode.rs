@@ -17,6 +17,9 @@ use tch::{Device, Tensor};
 /// Tokens a batch may hold on a CPU: its states then stay in the caches.
 pub const CPU_TOKEN_BUDGET: usize = 1024;
 
+/// Batches shrink once fewer than this many times a batch's tokens are left.
+const TAIL: usize = 6;
+
 /// Takes the places of a batch's sequences and their vectors `[B · D]`.
 type Receive<'a> = dyn FnMut(&[usize], Vec<f32>) -> Result<(), ModelError> + 'a;
 
@@ -47,7 +50,8 @@ impl Encoder {
                 &built
             }
         };
-        let work = batches(sequences, max_length, token_budget);
+        let shared = self.setting.device == Device::Cpu;
+        let work = batches(sequences, max_length, token_budget, shared);
         let batch = |places: &[usize]| {
             PackedBatch::new(places.iter().map(|&i| sequences[i]), specials, max_length)
         };
@@ -164,22 +168,35 @@ fn values(vectors: &Tensor) -> Result<Vec<f32>, ModelError> {
     Ok(values)
 }
 
-/// Places of the sequences, longest first, in batches of at most `budget`
-/// tokens (or one sequence).
-fn batches(sequences: &[&[u32]], max_length: usize, budget: usize) -> Vec<Vec<usize>> {
+/// Places of the sequences, longest first, in batches of at most `budget` tokens (or one
+/// sequence). Where threads share them, the last ones are smaller, down to a quarter: so no
+/// thread waits long for the last. How many threads there are does not matter, for the
+/// bits must not depend on it.
+fn batches(
+    sequences: &[&[u32]],
+    max_length: usize,
+    budget: usize,
+    shared: bool,
+) -> Vec<Vec<usize>> {
     let tokens = |i: usize| (sequences[i].len() + 2).min(max_length.max(2));
     let mut order: Vec<usize> = (0..sequences.len()).collect();
     order.sort_by_key(|&i| std::cmp::Reverse(tokens(i)));
+    let mut left: usize = order.iter().map(|&i| tokens(i)).sum();
     let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut used = usize::MAX;
+    let (mut used, mut room) = (0, 0);
     for i in order {
-        used = used.saturating_add(tokens(i));
-        match batches.last_mut() {
-            Some(batch) if used <= budget => batch.push(i),
-            _ => {
-                batches.push(vec![i]);
-                used = tokens(i);
-            }
+        if batches.is_empty() || used + tokens(i) > room {
+            room = match shared {
+                true => (left / TAIL).clamp(budget / 4, budget),
+                false => budget,
+            };
+            used = 0;
+            batches.push(Vec::new());
+        }
+        used += tokens(i);
+        left -= tokens(i);
+        if let Some(batch) = batches.last_mut() {
+            batch.push(i);
         }
     }
     batches
@@ -235,8 +252,23 @@ mod tests {
         let lengths = [5usize, 0, 30, 7, 7, 1, 100, 2];
         let data: Vec<Vec<u32>> = lengths.iter().map(|&l| vec![3; l]).collect();
         let sequences: Vec<&[u32]> = data.iter().map(Vec::as_slice).collect();
-        let cut = batches(&sequences, 40, 20);
+        let cut = batches(&sequences, 40, 20, false);
         assert_eq!(cut, [vec![6], vec![2], vec![3, 4], vec![0, 7, 5, 1]]);
-        assert!(batches(&[], 40, 20).is_empty());
+        assert!(batches(&[], 40, 20, true).is_empty());
+    }
+
+    #[test]
+    fn the_last_batches_that_threads_share_are_small() {
+        let data = vec![vec![3; 8]; 100];
+        let sequences: Vec<&[u32]> = data.iter().map(Vec::as_slice).collect();
+        let cut = batches(&sequences, 40, 100, true);
+        let sizes: Vec<usize> = cut.iter().map(Vec::len).collect();
+        assert_eq!(
+            sizes,
+            [
+                10, 10, 10, 10, 10, 8, 7, 5, 5, 4, 3, 3, 2, 2, 2, 2, 2, 2, 2, 1
+            ]
+        );
+        assert_eq!(cut.concat(), (0..100).collect::<Vec<_>>());
     }
 }

@@ -13,6 +13,7 @@ use super::pass::{Entered, Pass, Plan};
 use super::prepared::{Apart, Prepared};
 use crate::error::ModelError;
 use crate::packed::PackedBatch;
+use quarry_torch_ext::share_the_first_arena;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::LazyLock;
 use tch::{Kind, Tensor};
@@ -24,7 +25,7 @@ const MOST: usize = 4;
 const FEWEST_TOKENS: usize = 512;
 
 /// Tokens that a lane takes through the layers at once.
-const CHUNK_TOKENS: usize = 1536;
+const CHUNK_TOKENS: usize = 1024;
 
 /// How many threads take a part of the sequences, and how many threads of libtorch each
 /// of them has for its operations.
@@ -62,8 +63,8 @@ impl Lanes {
     /// Of a batch of `tokens` on `threads` threads; a single one shares nothing out.
     pub fn of(tokens: usize, threads: usize) -> Self {
         let most = MOST.min(tokens / FEWEST_TOKENS).min(threads).max(1);
-        // As few idle threads as can be, then as many lanes as can be.
-        let count = (1..=most)
+        // More than one if there may be; then as few idle threads, then as many lanes as can be.
+        let count = (most.min(2)..=most)
             .max_by_key(|count| (threads / count * count, *count))
             .unwrap_or(1);
         Self {
@@ -161,6 +162,7 @@ fn pool() -> Result<&'static ThreadPool, ModelError> {
     static POOL: LazyLock<Result<ThreadPool, String>> = LazyLock::new(|| {
         let builder = ThreadPoolBuilder::new().num_threads(MOST - 1);
         let named = builder.thread_name(|number| format!("lane-{}", number + 1));
+        let named = named.start_handler(|_| share_the_first_arena());
         named.build().map_err(|error| error.to_string())
     });
     POOL.as_ref().map_err(|reason| {

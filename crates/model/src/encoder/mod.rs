@@ -74,6 +74,7 @@ pub(crate) struct Setting {
 const CPU_CHUNK_TOKENS: usize = 2048;
 
 /// A batch of a training step, embedded, with the backward pass that its loss will need.
+#[must_use = "without its backward pass no weight learns"]
 pub struct Embedded {
     /// `[B, D]` f32 in the caller's order, differentiable.
     pub vectors: Tensor,
