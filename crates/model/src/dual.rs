@@ -63,11 +63,16 @@ pub struct TrainedPair {
 }
 
 impl TrainedPair {
+    /// Whether threads have shared out what either tower embedded.
+    pub fn is_shared_out(&self) -> bool {
+        self.towers.iter().any(Embedded::is_shared_out)
+    }
+
     /// Adds the gradients of `loss`, a scalar computed from the vectors, to those of the
     /// weights.
     ///
     /// # Errors
-    /// If libtorch refuses.
+    /// If libtorch refuses, or no thread can be started.
     pub fn backward(self, loss: &Tensor) -> Result<(), ModelError> {
         loss.f_backward()?;
         self.towers.into_iter().try_for_each(Embedded::backward)
@@ -152,6 +157,9 @@ impl DualEncoder {
 
     /// As [`DualEncoder::embed_pair`], with threads that share the sequences out:
     /// [`TrainedPair::backward`] takes the gradient of a loss back to the weights.
+    ///
+    /// # Errors
+    /// As [`Encoder::embed_in_training`].
     pub fn embed_pair_in_training(
         &self,
         queries: &PackedBatch,

@@ -144,7 +144,7 @@ impl PackedBatch {
     /// about equal: a part ends at the first sequence that completes its portion.
     pub(crate) fn chunks(&self, tokens: usize) -> Vec<Self> {
         let parts = self.tokens().div_ceil(tokens.max(1));
-        let mut chunks = vec![Self::empty()];
+        let mut chunks: Vec<Self> = Vec::new();
         let mut taken = 0;
         for (place, ids) in self.sequences() {
             if taken * parts >= self.tokens() * chunks.len() {

@@ -40,19 +40,25 @@ fn loss(queries: &Tensor, passages: &Tensor) -> Tensor {
 }
 
 /// Vectors of queries and passages, and the gradient of every parameter.
-fn step(model: &DualEncoder, threads: i32, dropout: Option<Dropout>) -> Vec<Vec<f32>> {
+fn step(model: &Model, threads: i32, dropout: Option<Dropout>) -> Vec<Vec<f32>> {
     tch::set_num_threads(threads);
     tch::manual_seed(17);
     let texts = texts();
     let (queries, passages) = (batch(&texts[..100]), batch(&texts[100..]));
     let pair = model
+        .encoder
         .embed_pair_in_training(&queries, &passages, dropout)
         .unwrap();
     let mut found = vec![flat(&pair.queries), flat(&pair.passages)];
     let loss = loss(&pair.queries, &pair.passages);
+    // Products in bf16 are not on every processor, those in f32 are.
+    if model.precision == Precision::F32 {
+        let drawing = dropout.is_some_and(|d| d.attention > 0.0);
+        assert_eq!(pair.is_shared_out(), threads > 1 && !drawing);
+    }
     pair.backward(&loss).unwrap();
     assert_eq!(tch::get_num_threads(), threads, "the number is put back");
-    for parameter in model.parameters() {
+    for parameter in model.encoder.parameters() {
         let mut gradient = parameter.tensor.grad();
         found.push(flat(&gradient));
         let _ = gradient.zero_();
@@ -72,13 +78,20 @@ fn close(found: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f32) {
     }
 }
 
-fn models(precision: Precision) -> [DualEncoder; 2] {
+struct Model {
+    encoder: DualEncoder,
+    precision: Precision,
+}
+
+/// With shared towers and with separate ones.
+fn models(precision: Precision) -> [Model; 2] {
     let load = || {
         let options = options(Pooling::Mean, precision, true);
-        DualEncoder::load(&data("bert"), &options).unwrap()
+        let encoder = DualEncoder::load(&data("bert"), &options).unwrap();
+        Model { encoder, precision }
     };
     let mut apart = load();
-    apart.untie().unwrap();
+    apart.encoder.untie().unwrap();
     [load(), apart]
 }
 
@@ -94,10 +107,12 @@ fn shared_out_or_not_vectors_and_gradients_are_the_same() {
         tch::set_num_threads(1);
         let texts = texts();
         let (queries, passages) = model
+            .encoder
             .embed_pair(&batch(&texts[..100]), &batch(&texts[100..]), None)
             .unwrap();
         loss(&queries, &passages).backward();
         let gradients = model
+            .encoder
             .parameters()
             .into_iter()
             .map(|p| flat(&p.tensor.grad()));
@@ -141,5 +156,54 @@ fn dropout_of_attention_probabilities_works_too() {
         let first = step(&model, 2, dropout);
         assert!(first.iter().flatten().all(|x| x.is_finite()));
         assert_eq!(step(&model, 2, dropout), first);
+    }
+}
+
+#[test]
+fn gradients_of_several_batches_add_up() {
+    let _alone = alone();
+    tch::set_num_threads(3);
+    for model in models(Precision::F32) {
+        let once = step(&model, 3, None);
+        let texts = texts();
+        let (queries, passages) = (batch(&texts[..100]), batch(&texts[100..]));
+        for _ in 0..2 {
+            let pair = model
+                .encoder
+                .embed_pair_in_training(&queries, &passages, None);
+            let pair = pair.unwrap();
+            let loss = loss(&pair.queries, &pair.passages);
+            pair.backward(&loss).unwrap();
+        }
+        let parameters = model.encoder.parameters();
+        let halves: Vec<_> = parameters
+            .iter()
+            .map(|p| flat(&(p.tensor.grad() / 2.0)))
+            .collect();
+        close(&halves, &once[2..], 2e-5);
+    }
+}
+
+#[test]
+fn frozen_tables_and_weights_get_no_gradient() {
+    let _alone = alone();
+    let [model, _] = models(Precision::F32);
+    let frozen = |name: &str| name.starts_with("embeddings") || name.contains("layer.0.output");
+    for parameter in model.encoder.parameters() {
+        let _ = parameter.tensor.set_requires_grad(!frozen(&parameter.name));
+    }
+    tch::set_num_threads(2);
+    let texts = texts();
+    let (queries, passages) = (batch(&texts[..100]), batch(&texts[100..]));
+    let pair = model
+        .encoder
+        .embed_pair_in_training(&queries, &passages, None);
+    let pair = pair.unwrap();
+    assert!(pair.is_shared_out());
+    let loss = loss(&pair.queries, &pair.passages);
+    pair.backward(&loss).unwrap();
+    for parameter in model.encoder.parameters() {
+        let has = parameter.tensor.grad().defined();
+        assert_eq!(has, !frozen(&parameter.name), "{}", parameter.name);
     }
 }

@@ -19,9 +19,20 @@ const STATIC: [&str; 6] = [
 
 #[test]
 fn equal_seeds_give_equal_losses_and_a_killed_trainer_does_not_change_them() {
+    repeated_and_killed(&STATIC);
+}
+
+#[test]
+fn so_they_do_when_threads_share_the_batches_out() {
+    // Eight questions with two passages each are more than the 512 tokens of two lanes.
+    let shared = ["--set", "fleet.trainer_threads=2"];
+    repeated_and_killed(&[&STATIC[..], &shared].concat());
+}
+
+fn repeated_and_killed(arguments: &[&str]) {
     let site = Site::new();
     let bits = |name: &str| {
-        let _ = site.start(name, &STATIC).wait().succeeded();
+        let _ = site.start(name, arguments).wait().succeeded();
         site.store(name).losses().assert_steps(STEPS);
         site.store(name).losses().bits()
     };
@@ -29,7 +40,7 @@ fn equal_seeds_give_equal_losses_and_a_killed_trainer_does_not_change_them() {
     assert_eq!(first, bits("second"), "two runs of one seed differ");
 
     let store = site.store("killed");
-    let run = site.start("killed", &STATIC);
+    let run = site.start("killed", arguments);
     run.wait_for("steps after a checkpoint", || {
         (store.newest_checkpoint() >= 30).then_some(())
     });
@@ -39,7 +50,7 @@ fn equal_seeds_give_equal_losses_and_a_killed_trainer_does_not_change_them() {
         store.newest_checkpoint() < STEPS,
         "the run was over before the kill"
     );
-    let _ = site.resume("killed", &STATIC).wait().succeeded();
+    let _ = site.resume("killed", arguments).wait().succeeded();
     assert_eq!(
         store.losses().bits(),
         first,

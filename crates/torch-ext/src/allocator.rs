@@ -43,7 +43,8 @@ pub fn release_spare_memory() {
 
 /// Lets the calling thread take its memory from where the first thread of the process takes
 /// it: what one of them gives back the other may use, where each would else keep its own
-/// spare memory. For threads that take turns with the first one, not for many at once.
+/// spare memory. For a few threads that work beside the first one: they wait for each other
+/// when they ask for memory at the same moment.
 pub fn share_the_first_arena() {
     // SAFETY: the name is terminated and takes an `unsigned`.
     let shared = unsafe { raw::write(b"thread.arena\0", 0 as c_uint) };

@@ -8,7 +8,7 @@ use crate::resources::Resources;
 use crate::table;
 use anyhow::{Result, bail};
 use quarry_corpus::CorpusManifest;
-use quarry_model::ModelFolder;
+use quarry_model::{MOST_LANES, ModelFolder};
 use quarry_recipe::{Optimizer, Recipe, RefreshWhen};
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -110,6 +110,9 @@ pub fn needs(recipe: &Recipe, model: ModelSize, corpus: &CorpusManifest) -> Need
     // moments that a checkpoint is written from; then what backward keeps.
     let state = model.parameters * 4.0 * (1.5 + 1.0 + moments(recipe));
     let copy = model.parameters * 4.0 * (1.0 + moments(recipe));
+    // Threads that share a batch out have gradients of their own for the blocks.
+    let lanes = recipe.fleet.trainer_threads.clamp(1, MOST_LANES) as f64;
+    let apart = (lanes - 1.0) * model.block_parameters * 4.0;
     let kept = model.layers * (9.0 * model.hidden + 3.0 * model.intermediate) * 4.0 * micro_tokens;
     let shard = recipe.data.shard_passages as f64 * model.hidden * 6.0;
     let embeddings = passages * model.hidden * 2.0;
@@ -124,7 +127,7 @@ pub fn needs(recipe: &Recipe, model: ModelSize, corpus: &CorpusManifest) -> Need
         + corpus.queries.values().map(|q| q.size as f64).sum::<f64>();
     Needs {
         steps,
-        trainer_memory: LIBTORCH + state + copy + kept,
+        trainer_memory: LIBTORCH + state + copy + apart + kept,
         worker_memory: LIBTORCH + model.parameters * 6.0 + shard,
         // The verdict's vectors lie on disk as those of one more generation.
         disk: prepared + (generations + 1.0) * (embeddings + negatives) + checkpoints * copy,
@@ -280,6 +283,17 @@ mod tests {
         assert_eq!(total_steps(&recipe, 7231), 226);
         recipe.train.max_steps = 10;
         assert_eq!(total_steps(&recipe, 7231), 10);
+    }
+
+    #[test]
+    fn threads_that_share_a_batch_out_need_gradients_of_their_own() {
+        let memory = |threads| {
+            let mut recipe = Recipe::default();
+            recipe.fleet.trainer_threads = threads;
+            needs(&recipe, MINILM, &manifest(2000, 3200)).trainer_memory
+        };
+        assert_eq!(memory(2) - memory(1), 4.0 * 10.6e6);
+        assert_eq!(memory(64) - memory(1), 3.0 * 4.0 * 10.6e6);
     }
 
     #[test]

@@ -187,11 +187,13 @@ impl Forward<'_> {
         let epsilon = self.config.layer_norm_eps;
         let on_cpu = y.device() == Device::Cpu;
         if on_cpu && y.requires_grad() {
-            let seeded = |seed| SeededDropout {
-                probability: dropout,
-                seed,
+            let dropout = match (dropout, seed) {
+                (0.0, _) => None,
+                (probability, Some(seed)) => Some(SeededDropout { probability, seed }),
+                (_, None) => {
+                    return Err(ModelError::Batch("a dropout mask has no seed".to_owned()));
+                }
             };
-            let dropout = seed.filter(|_| dropout > 0.0).map(seeded);
             let out = residual_norm(x, &y, &norm.weight, &norm.bias, epsilon, dropout)?;
             return Ok(out);
         }

@@ -18,11 +18,12 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::LazyLock;
 use tch::{Kind, Tensor};
 
-/// Most lanes of a batch: more would need more gradients than the time is worth.
-const MOST: usize = 4;
+/// Most threads that share a training batch out: each but the first needs a gradient of
+/// every weight of the layers.
+pub const MOST_LANES: usize = 4;
 
 /// Fewest tokens that are worth a lane.
-const FEWEST_TOKENS: usize = 512;
+const FEWEST_TOKENS: usize = 256;
 
 /// Tokens that a lane takes through the layers at once.
 const CHUNK_TOKENS: usize = 1024;
@@ -60,9 +61,11 @@ pub(super) struct Pending {
 }
 
 impl Lanes {
-    /// Of a batch of `tokens` on `threads` threads; a single one shares nothing out.
-    pub fn of(tokens: usize, threads: usize) -> Self {
-        let most = MOST.min(tokens / FEWEST_TOKENS).min(threads).max(1);
+    /// Of a batch of `tokens` in `sequences` on `threads` threads; a single one shares
+    /// nothing out.
+    pub fn of(tokens: usize, sequences: usize, threads: usize) -> Self {
+        let most = MOST_LANES.min(tokens / FEWEST_TOKENS).min(sequences);
+        let most = most.min(threads).max(1);
         // More than one if there may be; then as few idle threads, then as many lanes as can be.
         let count = (most.min(2)..=most)
             .max_by_key(|count| (threads / count * count, *count))
@@ -90,22 +93,24 @@ impl Lanes {
     }
 
     /// Takes a batch through the layers: the leaves `[b, D]` that end each chunk, and the
-    /// caller's places of their rows. `None` if the weights cannot collect gradients apart.
+    /// caller's places of their rows. `None`, with nothing drawn, if the weights cannot
+    /// collect gradients apart.
     pub fn forth(
         self,
         pass: &Pass,
         batch: &PackedBatch,
         dropout: Option<Dropout>,
     ) -> Result<Option<(Pending, Vec<i64>)>, ModelError> {
-        let (mut shares, mut apart, mut order) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, share) in batch.shares(self.count).iter().enumerate() {
-            let prepared = match number {
-                0 => pass.prepared.shallow_clone(),
-                _ => match pass.prepared.apart(&mut apart)? {
-                    Some(prepared) => prepared,
-                    None => return Ok(None),
-                },
-            };
+        let (mut apart, mut order) = (Vec::new(), Vec::new());
+        let mut weights = vec![pass.prepared.shallow_clone()];
+        while weights.len() < self.count {
+            match pass.prepared.apart(&mut apart)? {
+                Some(own) => weights.push(own),
+                None => return Ok(None),
+            }
+        }
+        let mut shares = Vec::with_capacity(self.count);
+        for (share, prepared) in batch.shares(self.count).iter().zip(weights) {
             let mut entered = Vec::new();
             for chunk in share.chunks(CHUNK_TOKENS) {
                 entered.push(pass.enter(&chunk, dropout)?);
@@ -133,7 +138,7 @@ impl Lanes {
         if parts.len() < 2 {
             return parts.into_iter().map(work).collect();
         }
-        let before = tch::get_num_threads();
+        let _restored = Threads(tch::get_num_threads());
         let threads = i32::try_from(self.threads).unwrap_or(1);
         let work = |part| {
             // Holds for this thread, and for those that first call libtorch later.
@@ -152,15 +157,23 @@ impl Lanes {
                 *place = Some(work(part));
             }
         });
-        tch::set_num_threads(before);
         outcomes.into_iter().flatten().collect()
     }
 }
 
-/// Threads that stay: libtorch keeps what it has compiled, and its memory, for each.
+/// The number of libtorch's threads, put back when dropped, even by a panic.
+struct Threads(i32);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        tch::set_num_threads(self.0);
+    }
+}
+
+/// Threads that stay from step to step.
 fn pool() -> Result<&'static ThreadPool, ModelError> {
     static POOL: LazyLock<Result<ThreadPool, String>> = LazyLock::new(|| {
-        let builder = ThreadPoolBuilder::new().num_threads(MOST - 1);
+        let builder = ThreadPoolBuilder::new().num_threads(MOST_LANES - 1);
         let named = builder.thread_name(|number| format!("lane-{}", number + 1));
         let named = named.start_handler(|_| share_the_first_arena());
         named.build().map_err(|error| error.to_string())
@@ -209,7 +222,10 @@ impl Pending {
             let share: Vec<Option<(Tensor, Tensor)>> = share;
             // The last chunk went back first.
             for (embedded, slope) in share.into_iter().rev().flatten() {
-                differentiate(&embedded, &slope)?;
+                // Frozen tables have no graph.
+                if embedded.requires_grad() {
+                    differentiate(&embedded, &slope)?;
+                }
             }
         }
         self.apart.into_iter().try_for_each(Apart::join)
@@ -239,7 +255,7 @@ mod tests {
     use super::*;
 
     fn lanes(tokens: usize, threads: usize) -> (usize, usize) {
-        let lanes = Lanes::of(tokens, threads);
+        let lanes = Lanes::of(tokens, 100, threads);
         (lanes.count, lanes.threads)
     }
 
@@ -247,8 +263,10 @@ mod tests {
     fn few_tokens_or_threads_share_little_out() {
         assert_eq!(lanes(100_000, 1), (1, 1));
         assert_eq!(lanes(100, 8), (1, 8));
-        assert_eq!(lanes(1024, 8), (2, 4));
-        assert!(Lanes::of(1023, 2).is_single());
+        assert_eq!(lanes(512, 8), (2, 4));
+        assert!(Lanes::of(511, 100, 2).is_single());
+        assert_eq!(Lanes::of(2000, 2, 4).count(), 2);
+        assert!(Lanes::of(2000, 1, 4).is_single());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 /// Rows a packed weight is laid out for: a batch of the usual token budget.
 const PACKED_ROWS: i64 = 1024;
-/// The same of a chunk in training.
+/// The same of a chunk in training; a lane's is half as large.
 const TRAINED_ROWS: i64 = super::CPU_CHUNK_TOKENS as i64;
 
 /// `y = x Wᵀ + b`; `W` is `[out, in]`.

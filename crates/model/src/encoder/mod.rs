@@ -14,6 +14,7 @@ mod pooling;
 mod prepared;
 
 pub use encode::CPU_TOKEN_BUDGET;
+pub use lanes::MOST_LANES;
 pub use pooling::Pooling;
 
 use crate::config::Config;
@@ -69,7 +70,7 @@ pub(crate) struct Setting {
     pub trainable: bool,
 }
 
-/// Tokens of a training batch that go through the layers at once on a CPU: their
+/// Tokens that go through the layers at once on a CPU, where no lanes share them out: their
 /// states then stay near the processor.
 const CPU_CHUNK_TOKENS: usize = 2048;
 
@@ -83,11 +84,16 @@ pub struct Embedded {
 }
 
 impl Embedded {
+    /// Whether threads have shared the batch out.
+    pub fn is_shared_out(&self) -> bool {
+        self.pending.is_some()
+    }
+
     /// The rest of the backward pass: to be called once the loss's own has reached
     /// [`Embedded::vectors`].
     ///
     /// # Errors
-    /// If libtorch refuses.
+    /// If libtorch refuses, or no thread can be started.
     pub fn backward(self) -> Result<(), ModelError> {
         self.pending.map_or(Ok(()), Pending::back)
     }
@@ -176,6 +182,15 @@ impl Encoder {
             Some(prepared) => prepared,
             None => &self.prepare(Lanes::SINGLE)?,
         };
+        self.embed_whole(prepared, batch, dropout)
+    }
+
+    fn embed_whole(
+        &self,
+        prepared: &Prepared,
+        batch: &PackedBatch,
+        dropout: Option<Dropout>,
+    ) -> Result<Tensor, ModelError> {
         let pass = self.pass(prepared);
         let mut parts = Vec::new();
         for chunk in batch.chunks(self.chunk_tokens()) {
@@ -197,19 +212,23 @@ impl Encoder {
     ) -> Result<Embedded, ModelError> {
         pass::check(batch, self.config())?;
         let lanes = self.lanes(batch, dropout);
-        if !lanes.is_single() {
-            let prepared = self.prepare(lanes)?;
-            let pass = self.pass(&prepared);
-            if let Some((pending, order)) = lanes.forth(&pass, batch, dropout)? {
-                return Ok(Embedded {
-                    vectors: self.in_callers_order(&pending.ends(), &order)?,
-                    pending: Some(pending),
-                });
-            }
+        if lanes.is_single() {
+            return Ok(Embedded {
+                vectors: self.embed(batch, dropout)?,
+                pending: None,
+            });
         }
-        Ok(Embedded {
-            vectors: self.embed(batch, dropout)?,
-            pending: None,
+        let prepared = self.prepare(lanes)?;
+        let shared = lanes.forth(&self.pass(&prepared), batch, dropout)?;
+        Ok(match shared {
+            Some((pending, order)) => Embedded {
+                vectors: self.in_callers_order(&pending.ends(), &order)?,
+                pending: Some(pending),
+            },
+            None => Embedded {
+                vectors: self.embed_whole(&prepared, batch, dropout)?,
+                pending: None,
+            },
         })
     }
 
@@ -219,7 +238,8 @@ impl Encoder {
         let drawing = dropout.is_some_and(|d| d.attention > 0.0);
         let shared = self.setting.device == Device::Cpu && self.setting.trainable && !drawing;
         let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
-        Lanes::of(batch.tokens(), if shared { threads } else { 1 })
+        let threads = if shared { threads } else { 1 };
+        Lanes::of(batch.tokens(), batch.len(), threads)
     }
 
     /// `[B, D]` in the caller's order of vectors whose places `order` gives.
