@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(tokens, [14, 13]);
         assert_eq!(shares[0].order(), [0, 2]);
         assert_eq!(shares[1].order(), [4, 1, 3]);
-        assert_eq!(packed.shares(1), [packed.clone()]);
+        assert_eq!(packed.shares(1), std::slice::from_ref(&packed));
     }
 
     #[test]

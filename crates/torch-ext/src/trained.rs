@@ -75,7 +75,6 @@ impl TrainedLinear {
     }
 
     /// The leaves that collect the gradients: weight, bias, weight, bias, …
-    #[must_use]
     pub fn leaves(&self) -> &[Tensor] {
         &self.leaves
     }
