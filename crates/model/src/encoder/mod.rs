@@ -210,7 +210,6 @@ impl Encoder {
         batch: &PackedBatch,
         dropout: Option<Dropout>,
     ) -> Result<Embedded, ModelError> {
-        pass::check(batch, self.config())?;
         let lanes = self.lanes(batch, dropout);
         if lanes.is_single() {
             return Ok(Embedded {
@@ -218,6 +217,7 @@ impl Encoder {
                 pending: None,
             });
         }
+        pass::check(batch, self.config())?;
         let prepared = self.prepare(lanes)?;
         let shared = lanes.forth(&self.pass(&prepared), batch, dropout)?;
         Ok(match shared {
