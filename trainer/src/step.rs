@@ -197,9 +197,9 @@ impl Learner {
 
     /// Adds the gradient of a micro-batch's loss, `weight` times, and returns that.
     fn micro_gradients(&self, micro: &MicroBatch, weight: f64) -> Result<Tensor> {
-        let pair =
-            self.encoder
-                .embed_pair_in_training(&micro.queries, &micro.passages, self.dropout)?;
+        let pair = self
+            .encoder
+            .embed_pair(&micro.queries, &micro.passages, self.dropout)?;
         let loss = self.micro_loss(micro, &pair)?.f_mul_scalar(weight)?;
         pair.backward(&loss)?;
         Ok(loss.f_detach()?)

@@ -139,28 +139,12 @@ impl DualEncoder {
         })
     }
 
-    /// Embeds the queries and passages of a training step: `[B, D]` and `[N, D]`
-    /// f32, differentiable. Shared towers take one forward pass for both.
-    pub fn embed_pair(
-        &self,
-        queries: &PackedBatch,
-        passages: &PackedBatch,
-        dropout: Option<Dropout>,
-    ) -> Result<(Tensor, Tensor), ModelError> {
-        if let Some(passage) = &self.passage {
-            let q = self.query.embed(queries, dropout)?;
-            return Ok((q, passage.embed(passages, dropout)?));
-        }
-        let all = PackedBatch::concat(queries, passages);
-        split(&self.query.embed(&all, dropout)?, queries, passages)
-    }
-
-    /// As [`DualEncoder::embed_pair`], with threads that share the sequences out:
-    /// [`TrainedPair::backward`] takes the gradient of a loss back to the weights.
+    /// Embeds the queries and passages of a training step. Shared towers take one forward
+    /// pass for both; on a CPU threads share the sequences out.
     ///
     /// # Errors
     /// As [`Encoder::embed_in_training`].
-    pub fn embed_pair_in_training(
+    pub fn embed_pair(
         &self,
         queries: &PackedBatch,
         passages: &PackedBatch,
@@ -180,9 +164,11 @@ impl DualEncoder {
         }
         let all = PackedBatch::concat(queries, passages);
         let tower = self.query.embed_in_training(&all, dropout)?;
-        let (queries, passages) = split(&tower.vectors, queries, passages)?;
+        let sizes = [queries.len() as i64, passages.len() as i64];
+        let mut parts = tower.vectors.f_split_with_sizes(sizes, 0)?;
+        let passages = parts.remove(1);
         Ok(TrainedPair {
-            queries,
+            queries: parts.remove(0),
             passages,
             towers: vec![tower],
         })
@@ -228,18 +214,6 @@ impl DualEncoder {
     pub fn max_length(&self) -> usize {
         self.query.max_length().min(self.passage().max_length())
     }
-}
-
-/// The rows of `queries` and those of `passages`, which follow them.
-fn split(
-    vectors: &Tensor,
-    queries: &PackedBatch,
-    passages: &PackedBatch,
-) -> Result<(Tensor, Tensor), ModelError> {
-    let sizes = [queries.len() as i64, passages.len() as i64];
-    let mut parts = vectors.f_split_with_sizes(sizes, 0)?;
-    let second = parts.remove(1);
-    Ok((parts.remove(0), second))
 }
 
 fn tower(dir: &Path, options: &LoadOptions) -> Result<Encoder, ModelError> {

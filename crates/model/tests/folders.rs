@@ -145,8 +145,8 @@ fn separate_towers_are_saved_as_two_folders() {
     assert!(!again.shared());
     assert_eq!(again.parameters().len(), model.parameters().len());
     let batch = expected("bert").batch();
-    let (q, p) = again.embed_pair(&batch, &batch, None).unwrap();
-    assert_eq!(flat(&q), flat(&p));
+    let pair = again.embed_pair(&batch, &batch, None).unwrap();
+    assert_eq!(flat(&pair.queries), flat(&pair.passages));
 }
 
 #[test]

@@ -303,10 +303,10 @@ fn separate_towers_start_equal_and_move_apart() {
     let shared = model.parameters().len();
     assert!(model.shared());
     let pair = |model: &DualEncoder| {
-        let (q, p) = model
+        let pair = model
             .embed_pair(&expected.batch(), &expected.batch(), None)
             .unwrap();
-        (flat(&q), flat(&p))
+        (flat(&pair.queries), flat(&pair.passages))
     };
     let (q, p) = pair(&model);
     assert!(max_difference(&q, &p) < 1e-6 && max_difference(&q, &expected.vectors("mean")) <= 1e-5);
