@@ -10,7 +10,8 @@ use quarry_model::Parameter;
 use quarry_recipe::Optimizer as Kind;
 use quarry_recipe::Train;
 use quarry_torch_ext::{
-    AdamW, AdamWState, clip_global_norm_, fused_adamw, fused_adamw_guarded, global_norm, zero_,
+    AdamW, AdamWState, clip_global_norm_, drop_gradients, fused_adamw, fused_adamw_guarded,
+    global_norm,
 };
 use std::collections::BTreeMap;
 use tch::{Kind as Dtype, Tensor};
@@ -57,12 +58,16 @@ impl Optimizer {
         }
     }
 
-    /// Sets every gradient to zero, before the first micro-batch of a step.
+    /// Forgets every gradient, once a step is taken: until they appear again in the next
+    /// backward pass, checkpoints and forward passes use their memory.
     ///
     /// # Errors
     /// When libtorch refuses.
-    pub fn zero_gradients(&self) -> Result<()> {
-        Ok(zero_(&mut self.gradients())?)
+    pub fn drop_gradients(&self) -> Result<()> {
+        for group in &self.groups {
+            drop_gradients(&group.params)?;
+        }
+        Ok(())
     }
 
     /// The global L2 norm of the gradients, which are then scaled down to

@@ -142,7 +142,6 @@ impl Learner {
         if !report.updated {
             return Ok(Begun::known(step, report));
         }
-        self.optimizer.zero_gradients()?;
         let loss = self.gradients(step, micros)?;
         if self.late
             && let Some(loss) = &loss
@@ -151,16 +150,25 @@ impl Learner {
             let clip_norm = self.optimizer.clip_norm();
             let guard = Guard::judge(loss, &norm, clip_norm, self.refused.as_ref())?;
             self.optimizer.step_guarded(rate, &guard)?;
+            self.optimizer.drop_gradients()?;
             let begun = Begun::judged(step, report, &guard)?;
             self.refused = Some(guard.refused);
             return Ok(begun);
         }
         report.loss = loss.map_or(0.0, |sum| sum.double_value(&[]));
+        let taken = self.take(step, &mut report, rate);
+        // After a refusal too: the next step must not add to what was refused.
+        self.optimizer.drop_gradients()?;
+        taken?;
+        Ok(Begun::known(step, report))
+    }
+
+    /// Clips and updates, if loss and gradients are finite.
+    fn take(&mut self, step: u64, report: &mut StepReport, rate: f64) -> Result<()> {
         NotFinite::check(step, "loss", report.loss)?;
         report.grad_norm = self.optimizer.clip_gradients()?;
         NotFinite::check(step, "gradient norm", report.grad_norm)?;
-        self.optimizer.step(rate)?;
-        Ok(Begun::known(step, report))
+        self.optimizer.step(rate)
     }
 
     /// Accumulates the gradient of the global batch's mean loss, and returns that loss.

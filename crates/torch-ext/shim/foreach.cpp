@@ -5,7 +5,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
-#include <ATen/ops/_foreach_zero.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 
@@ -16,10 +15,10 @@ extern "C" char* quarry_foreach_mul_scalar(at::Tensor* const* tensors, size_t co
   });
 }
 
-extern "C" char* quarry_foreach_zero(at::Tensor* const* tensors, size_t count) {
+// The leaves are left without a gradient.
+extern "C" char* quarry_drop_gradients(at::Tensor* const* leaves, size_t count) {
   return guarded([&] {
-    at::NoGradGuard no_grad;
-    at::_foreach_zero_(tensor_list(tensors, count));
+    for (const at::Tensor& leaf : tensor_list(leaves, count)) leaf.mutable_grad().reset();
   });
 }
 

@@ -62,7 +62,7 @@ unsafe extern "C" {
         count: usize,
         factor: f64,
     ) -> Message;
-    pub(crate) fn quarry_foreach_zero(tensors: *const RawTensor, count: usize) -> Message;
+    pub(crate) fn quarry_drop_gradients(leaves: *const RawTensor, count: usize) -> Message;
     pub(crate) fn quarry_foreach_global_norm(
         tensors: *const RawTensor,
         count: usize,

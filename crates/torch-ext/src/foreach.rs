@@ -1,6 +1,6 @@
-//! Operations over a list of tensors in one dispatch (`_foreach_*`).
+//! Operations over a list of tensors in one call (`_foreach_*` and gradients).
 //!
-//! Owns scaling, zeroing and the global norm, which is what gradients need.
+//! Owns scaling, dropping and the global norm, which is what gradients need.
 //! Refuses to decide what to do about a norm that is not finite.
 #![allow(unsafe_code)] // Calls the shim.
 
@@ -26,22 +26,26 @@ pub fn mul_scalar_(tensors: &mut [Tensor], factor: f64) -> Result<(), Error> {
     }
 }
 
-/// Sets every element of every tensor to zero, in place and outside autograd.
+/// Leaves the leaves without a gradient, so that its memory may serve something else until
+/// the next backward pass (`zero_grad(set_to_none=True)` of PyTorch). Whoever still holds
+/// a gradient keeps it.
 ///
 /// # Errors
-/// When a tensor is undefined, or libtorch refuses.
-pub fn zero_(tensors: &mut [Tensor]) -> Result<(), Error> {
-    const OPERATION: &str = "_foreach_zero_";
-    defined(OPERATION, tensors)?;
-    if tensors.is_empty() {
-        return Ok(());
+/// When a tensor is undefined or no leaf.
+pub fn drop_gradients(leaves: &[Tensor]) -> Result<(), Error> {
+    const OPERATION: &str = "drop_gradients";
+    defined(OPERATION, leaves)?;
+    if let Some(position) = leaves.iter().position(|leaf| !leaf.is_leaf()) {
+        let reason = format!("tensor {position} is no leaf");
+        return Err(Error::argument(OPERATION, reason));
     }
-    let list = ffi::raw_list(tensors);
-    // SAFETY: the list holds live, defined tensors, exclusively borrowed.
+    let list = ffi::raw_list(leaves);
+    // SAFETY: the list holds live, defined tensors; the shim changes their gradients alone,
+    // which tch reads anew at each call.
     unsafe {
         ffi::check(
             OPERATION,
-            ffi::quarry_foreach_zero(list.as_ptr(), list.len()),
+            ffi::quarry_drop_gradients(list.as_ptr(), list.len()),
         )
     }
 }

@@ -40,7 +40,7 @@ pub use branch::{FeedForwardBranch, ProjectionBranch};
 pub use cuda::load_cuda;
 pub use error::Error;
 pub use flash::{FlashAttention, SequenceBounds};
-pub use foreach::{clip_global_norm_, global_norm, mul_scalar_, zero_};
+pub use foreach::{clip_global_norm_, drop_gradients, global_norm, mul_scalar_};
 pub use inference::InferenceMode;
 pub use linear::{Activation, PackedLinear};
 pub use norm::add_norm;

@@ -1,7 +1,7 @@
 //! Operations over lists, against the numbers by hand and against one long vector.
 #![allow(clippy::unwrap_used)]
 
-use quarry_torch_ext::{clip_global_norm_, global_norm, mul_scalar_, zero_};
+use quarry_torch_ext::{clip_global_norm_, drop_gradients, global_norm, mul_scalar_};
 use tch::{Device, Kind, Tensor};
 
 /// 3, 4 and 12 over two tensors: norm 13.
@@ -58,7 +58,7 @@ fn clipping_leaves_small_and_infinite_gradients_alone() {
 }
 
 #[test]
-fn scaling_and_zeroing_act_on_every_tensor_in_place() {
+fn scaling_acts_on_every_tensor_in_place() {
     let mut list = thirteen();
     let alias = list[1].shallow_clone();
     mul_scalar_(&mut list, -0.5).unwrap();
@@ -67,9 +67,22 @@ fn scaling_and_zeroing_act_on_every_tensor_in_place() {
         list[0],
         Tensor::from_slice2(&[[-1.5_f32, 0.0], [0.0, -2.0]])
     );
-    zero_(&mut list).unwrap();
-    assert_eq!(alias, Tensor::from_slice(&[0.0_f32]));
-    assert_eq!(global_norm(&list).unwrap().double_value(&[]), 0.0);
+}
+
+#[test]
+fn a_dropped_gradient_is_gone_and_the_next_one_starts_anew() {
+    let leaf = Tensor::from_slice(&[2.0_f32]).set_requires_grad(true);
+    let alias = leaf.shallow_clone();
+    for _ in 0..2 {
+        leaf.square().sum(tch::Kind::Float).backward();
+        assert_eq!(alias.grad(), Tensor::from_slice(&[4.0_f32]));
+        let kept = alias.grad();
+        drop_gradients(&[leaf.shallow_clone(), Tensor::from_slice(&[1.0_f32])]).unwrap();
+        assert!(!alias.grad().defined());
+        assert_eq!(kept, Tensor::from_slice(&[4.0_f32]));
+    }
+    let inner = drop_gradients(&[leaf.square()]).unwrap_err().to_string();
+    assert!(inner.contains("tensor 0 is no leaf"), "{inner}");
 }
 
 #[test]
@@ -92,7 +105,7 @@ fn bad_lists_are_refused() {
     );
     assert!(clip_global_norm_(&mut thirteen(), 0.0).is_err());
     mul_scalar_(&mut [], 2.0).unwrap();
-    zero_(&mut []).unwrap();
+    drop_gradients(&[]).unwrap();
 }
 
 /// An exception of libtorch arrives as an error that names the operation.
