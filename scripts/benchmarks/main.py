@@ -13,6 +13,7 @@ import coordinator
 import floors
 import peers
 import quarry
+from cut import cut
 
 MODEL = Path(".deps/models/all-MiniLM-L6-v2")
 
@@ -224,7 +225,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--data", type=Path, default=Path("data/squad-mini"))
-    parser.add_argument("--passages", type=int, default=0, help="of encode; 0 takes all")
+    parser.add_argument("--passages", type=int, default=0, help="of encode (the first) and refresh (evenly spaced); 0 takes all")
     parser.add_argument("--length", type=int, default=160, help="tokens of a passage in train")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--warmup", type=int, default=3, help="steps of train that are not timed")
@@ -242,11 +243,14 @@ def main():
     if set(wanted) & set(SUITES):
         args.texts = passages(args)
     reports = {}
+    whole = args.data
     for suite in wanted:
         if suite == "coordinator":  # has no peer
             reports[suite] = coordinator.measure(args)
             coordinator.show(reports[suite])
             continue
+        part = suite == "refresh" and args.passages
+        args.data = cut(whole, args.passages, args.work / "part") if part else whole
         found = measure(args, suite)
         reports[suite] = {
             "results": found,
@@ -255,7 +259,7 @@ def main():
         }
         show(suite, reports[suite])
     if args.json:
-        setting = {"threads": args.threads, "data": str(args.data), "machine": machine()}
+        setting = {"threads": args.threads, "data": str(whole), "machine": machine()}
         args.json.write_text(json.dumps({"setting": setting, **reports}, indent=1))
 
 
