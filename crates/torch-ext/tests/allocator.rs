@@ -46,3 +46,11 @@ fn spare_memory_goes_when_told_to() {
     // Another test may take or own as much meanwhile.
     assert!(resident() + BYTES < before, "{before} {}", resident());
 }
+
+#[test]
+fn any_spare_stretch_serves_any_request() {
+    linked();
+    // SAFETY: the type that jemalloc has for this name, size_t.
+    let fit: usize = unsafe { raw::read(b"opt.lg_extent_max_active_fit\0") }.unwrap();
+    assert_eq!(fit, 16);
+}
