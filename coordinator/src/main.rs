@@ -3,7 +3,7 @@
 use clap::Parser;
 use quarry_coordinator::options::Options;
 use quarry_coordinator::server::{exit_code, serve};
-use quarry_service::{signals, telemetry};
+use quarry_service::{causes, signals, telemetry};
 use std::process::ExitCode;
 
 #[tokio::main]
@@ -13,7 +13,7 @@ async fn main() -> ExitCode {
     match run(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("quarry-coordinator: {error:#}");
+            eprintln!("quarry-coordinator: {}", causes(&*error));
             ExitCode::from(exit_code(&error))
         }
     }

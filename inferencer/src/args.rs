@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use quarry_service::DeviceChoice;
+use quarry_service::args::MOST_THREADS;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tch::Device;
@@ -26,7 +27,7 @@ pub struct Args {
     /// Fixed for the life of the process, because the last bits of an embedding
     /// depend on it. Two processes must not share cores: libtorch becomes
     /// several times slower.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), env = "QUARRY_THREADS")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_THREADS), env = "QUARRY_THREADS")]
     pub threads: Option<u16>,
 
     /// Folder for cached objects and the BM25 index; workers may share it
@@ -109,5 +110,25 @@ mod tests {
     #[test]
     fn the_options_are_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn no_machine_has_that_many_threads() {
+        let parse = |threads| {
+            Args::try_parse_from([
+                "quarry-inferencer",
+                "--coordinator",
+                "http://127.0.0.1:7600",
+                "--store",
+                "store",
+                "--threads",
+                threads,
+            ])
+        };
+        assert_eq!(parse("1024").unwrap().threads, Some(1024));
+        for threads in ["0", "1025", "100000"] {
+            let message = parse(threads).unwrap_err().to_string();
+            assert!(message.contains("1..=1024"), "{message}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use quarry_inferencer::{Args, run};
-use quarry_service::{signals, telemetry, threads};
+use quarry_service::{causes, signals, telemetry, threads};
 use std::process::ExitCode;
 
 /// Threads that wait for the network; computing has its own.
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match work(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("quarry-inferencer: {error:#}");
+            eprintln!("quarry-inferencer: {}", causes(&*error));
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,7 @@
 //! `quarry-trainer`: parse, build, train until done or told to stop.
 
 use clap::Parser;
+use quarry_service::causes;
 use quarry_trainer::options::Options;
 use std::process::ExitCode;
 
@@ -10,7 +11,7 @@ fn main() -> ExitCode {
     match quarry_trainer::run::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("quarry-trainer: {error:#}");
+            eprintln!("quarry-trainer: {}", causes(&*error));
             ExitCode::FAILURE
         }
     }

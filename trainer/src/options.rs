@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use quarry_service::DeviceChoice;
+use quarry_service::args::MOST_THREADS;
 use std::path::PathBuf;
 
 /// Trains a dual encoder on hard negatives that inferencers keep fresh.
@@ -34,7 +35,7 @@ pub struct Options {
 
     /// Threads of libtorch; part of what makes a run repeat bitwise
     /// [default: the cores that fleet.workers leave, from the recipe]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), env = "QUARRY_THREADS")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_THREADS), env = "QUARRY_THREADS")]
     pub threads: Option<u16>,
 
     /// Folder of the local cache; its size is fleet.cache_gib of the recipe
@@ -77,5 +78,25 @@ mod tests {
     #[test]
     fn the_options_are_consistent() {
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn no_machine_has_that_many_threads() {
+        let parse = |threads| {
+            Options::try_parse_from([
+                "quarry-trainer",
+                "--coordinator",
+                "http://127.0.0.1:7600",
+                "--store",
+                "store",
+                "--threads",
+                threads,
+            ])
+        };
+        assert_eq!(parse("1024").unwrap().threads, Some(1024));
+        for threads in ["0", "1025", "100000"] {
+            let message = parse(threads).unwrap_err().to_string();
+            assert!(message.contains("1..=1024"), "{message}");
+        }
     }
 }

@@ -2,11 +2,11 @@
 //! into a folder that goes with the value.
 
 use crate::resources;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use quarry_corpus::{
-    Corpus, CorpusManifest, Format, PrepareOptions, QueriesEntry, QuerySet, Strictness, Tokenize,
-    prepare,
+    Corpus, CorpusError, CorpusManifest, Format, PrepareOptions, QueriesEntry, QuerySet,
+    Strictness, Tokenize, prepare,
 };
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,30 @@ use tempfile::TempDir;
 
 /// Passages in a shard where nobody leases shards: bounds memory, no more.
 const SHARD_PASSAGES: usize = 16_384;
+
+/// How a command is told to leave faulty items out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leniency {
+    /// Kind by kind, by a key of the recipe.
+    Key,
+    /// All kinds at once, by `--lenient`.
+    Flag,
+}
+
+impl Leniency {
+    /// The error, with what lets it pass if anything does.
+    fn offer(self, error: CorpusError) -> anyhow::Error {
+        let Some(policy) = error.policy() else {
+            return error.into();
+        };
+        match self {
+            Self::Key => {
+                anyhow!("{error}, or leave such items out with --set data.strictness.{policy}=drop")
+            }
+            Self::Flag => anyhow!("{error}, or leave such items out with --lenient"),
+        }
+    }
+}
 
 /// How texts become tokens for one command.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +88,8 @@ impl Collection {
             splits: vec![split.to_owned()],
             strictness: reading.strictness,
         };
-        let manifest = prepare_with_progress(data, folder.path(), tokenizer, &options)?;
+        let manifest =
+            prepare_with_progress(data, folder.path(), tokenizer, &options, Leniency::Flag)?;
         let shards: Vec<PathBuf> = manifest
             .shards
             .iter()
@@ -102,18 +127,20 @@ pub fn format_of(data: &Path, given: Option<Format>) -> Result<Format> {
 /// Prepares `data` into `out` and says how far it is.
 ///
 /// # Errors
-/// The first fault of the input, with file and line.
+/// The first fault of the input, with file and line, and with what `leniency` has for it.
 pub fn prepare_with_progress(
     data: &Path,
     out: &Path,
     tokenizer: &dyn Tokenize,
     options: &PrepareOptions,
+    leniency: Leniency,
 ) -> Result<CorpusManifest> {
     let bar = counter("reading");
     let started = Instant::now();
     let manifest = prepare(data, out, tokenizer, options, &mut |progress| {
         bar.set_position(progress.done);
-    })?;
+    })
+    .map_err(|error| leniency.offer(error))?;
     bar.finish_and_clear();
     tracing::debug!(
         passages = manifest.passages,
@@ -188,7 +215,34 @@ impl Tokenize for NoTokens {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quarry_corpus::Place;
     use std::collections::BTreeMap;
+
+    #[test]
+    fn a_fault_that_may_pass_says_how_in_the_words_of_the_command() {
+        let malformed = || CorpusError::Malformed {
+            place: Place {
+                file: Path::new("corpus.jsonl").into(),
+                line: 3,
+            },
+            reason: "it is not a JSON object".to_owned(),
+        };
+        let said = |leniency: Leniency| leniency.offer(malformed()).to_string();
+        let fault = "line 3 of corpus.jsonl is malformed: it is not a JSON object; correct it";
+        assert_eq!(
+            said(Leniency::Key),
+            format!("{fault}, or leave such items out with --set data.strictness.malformed=drop")
+        );
+        assert_eq!(
+            said(Leniency::Flag),
+            format!("{fault}, or leave such items out with --lenient")
+        );
+        let broken = CorpusError::UnnamedGzip {
+            path: PathBuf::from("corpus.jsonl"),
+        };
+        let message = broken.to_string();
+        assert_eq!(Leniency::Key.offer(broken).to_string(), message);
+    }
 
     #[test]
     fn a_collection_says_what_was_cut_of_passages_and_of_each_splits_queries() {

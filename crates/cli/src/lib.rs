@@ -14,6 +14,7 @@ mod ranking;
 mod resources;
 mod run;
 mod table;
+mod texts;
 mod vectors;
 
 use anyhow::Result;

@@ -5,6 +5,7 @@
 
 use clap::Parser;
 use quarry_cli::Cli;
+use quarry_service::causes;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
     match quarry_cli::execute(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("quarry: {error:#}");
+            eprintln!("quarry: {}", causes(&*error));
             ExitCode::FAILURE
         }
     }

@@ -7,6 +7,15 @@ use tch::{Device, Kind, Tensor};
 pub use quarry_service::cpu::has_native_bf16;
 pub use quarry_service::threads::available as cores;
 
+/// The threads that `--threads` asks for; 0 takes every core.
+#[must_use]
+pub fn threads(given: u16) -> usize {
+    match given {
+        0 => cores(),
+        threads => usize::from(threads),
+    }
+}
+
 /// A machine's means at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Resources {

@@ -34,6 +34,20 @@ pub enum CorpusError {
         /// The cause.
         source: io::Error,
     },
+    /// A compressed file that does not decompress.
+    #[error("cannot read {} to its end: {source}; it is truncated or not gzip, so fetch or compress it again", path.display())]
+    Gzip {
+        /// The file.
+        path: PathBuf,
+        /// What the decompressor met.
+        source: io::Error,
+    },
+    /// A compressed file whose name does not say so.
+    #[error("{} is compressed with gzip, but its name does not end in .gz; rename it to {}.gz", path.display(), path.display())]
+    UnnamedGzip {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file that the format needs is not there.
     #[error("{what} is missing in {}: expected {expected}; check the folder and the format", dir.display())]
     Missing {
@@ -51,7 +65,7 @@ pub enum CorpusError {
         path: PathBuf,
     },
     /// A line that does not parse.
-    #[error("{place} is malformed: {reason}; correct it, or set the policy `malformed` to drop")]
+    #[error("{place} is malformed: {reason}; correct it")]
     Malformed {
         /// Where.
         place: Place,
@@ -69,9 +83,7 @@ pub enum CorpusError {
         reason: String,
     },
     /// An id that was seen before.
-    #[error(
-        "{again} repeats the {what} id {id:?} of {first}; make it unique, or set the policy `duplicate_id` to drop the later one"
-    )]
+    #[error("{again} repeats the {what} id {id:?} of {first}; make it unique")]
     Duplicate {
         /// `passage` or `query`.
         what: &'static str,
@@ -82,10 +94,22 @@ pub enum CorpusError {
         /// Where it was seen again.
         again: Place,
     },
-    /// A judgement about a passage or query that does not exist.
+    /// Records carry one id with two texts.
     #[error(
-        "{place} names the unknown {what} {id:?}; correct the id, or set the policy `unknown_id` to drop such judgements"
+        "{again} gives the {what} {id:?} another text than {first}; give both the same, or make the ids unique"
     )]
+    OtherText {
+        /// `passage` or `query`.
+        what: &'static str,
+        /// The id.
+        id: String,
+        /// Where it was seen first.
+        first: Place,
+        /// Where another text stands.
+        again: Place,
+    },
+    /// A judgement about a passage or query that does not exist.
+    #[error("{place} names the unknown {what} {id:?}; correct the id")]
     UnknownId {
         /// `passage` or `query`.
         what: &'static str,
@@ -95,9 +119,7 @@ pub enum CorpusError {
         place: Place,
     },
     /// A passage or query without text.
-    #[error(
-        "{place} has no text for the {what} {id:?}; give it one, or set the policy `empty_text` to drop it"
-    )]
+    #[error("{place} has no text for the {what} {id:?}; give it one")]
     EmptyText {
         /// `passage` or `query`.
         what: &'static str,
@@ -108,7 +130,7 @@ pub enum CorpusError {
     },
     /// A judged query of which no passage is relevant.
     #[error(
-        "the query {id:?} at {place} has no positive passage in split {split:?}; judge one with a grade of 1 or more, or set the policy `no_positive` to drop such queries"
+        "the query {id:?} at {place} has no positive passage in split {split:?}; judge one with a grade of 1 or more"
     )]
     NoPositive {
         /// The query's id.
@@ -171,6 +193,35 @@ pub enum CorpusError {
 }
 
 impl CorpusError {
+    /// The field of [`crate::Strictness`] under which a preparation leaves out what is at fault here, and counts it. A
+    /// message does not offer it, because each program has a way of its own to set it.
+    pub fn policy(&self) -> Option<&'static str> {
+        match self {
+            CorpusError::Malformed { .. } => Some("malformed"),
+            CorpusError::Duplicate { .. } | CorpusError::OtherText { .. } => Some("duplicate_id"),
+            CorpusError::UnknownId { .. } => Some("unknown_id"),
+            CorpusError::EmptyText { .. } => Some("empty_text"),
+            CorpusError::NoPositive { .. } => Some("no_positive"),
+            _ => None,
+        }
+    }
+
+    /// A failure while an input file was read: the system's, or the decompressor's, which has no system's number.
+    pub(crate) fn reading(path: &Path) -> impl FnOnce(io::Error) -> CorpusError {
+        move |source| {
+            let path = path.to_path_buf();
+            let compressed = path.extension().is_some_and(|end| end == "gz");
+            match source.raw_os_error() {
+                None if compressed => CorpusError::Gzip { path, source },
+                _ => CorpusError::Io {
+                    action: "read",
+                    path,
+                    source,
+                },
+            }
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CorpusError {
         move |source| CorpusError::Io {
             action,

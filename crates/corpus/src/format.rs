@@ -32,6 +32,11 @@ impl Format {
         let names = files::names(dir)?;
         let has = |name: &str| names.iter().any(|found| found == name);
         let ends = |end: &str| names.iter().any(|found| found.ends_with(end));
+        let missing = |what: &str, expected: &str| CorpusError::Missing {
+            what: what.into(),
+            dir: dir.to_path_buf(),
+            expected: expected.into(),
+        };
         if has("corpus.jsonl") && has("queries.jsonl") {
             Ok(Format::Beir)
         } else if has("collection.tsv") {
@@ -40,12 +45,21 @@ impl Format {
             Ok(Format::Tevatron)
         } else if has("psgs_w100.tsv") || ends("train.json") || ends("dev.json") {
             Ok(Format::Dpr)
+        } else if has("corpus.jsonl") {
+            Err(missing(
+                "the file of queries",
+                "queries.jsonl beside corpus.jsonl (beir) or train.jsonl (tevatron), plain or .gz",
+            ))
+        } else if has("queries.jsonl") {
+            Err(missing(
+                "the corpus",
+                "corpus.jsonl beside queries.jsonl (beir), plain or .gz",
+            ))
         } else {
-            Err(CorpusError::Missing {
-                what: "a collection".into(),
-                dir: dir.to_path_buf(),
-                expected: "corpus.jsonl and queries.jsonl (beir), collection.tsv (msmarco), train.jsonl (tevatron) or train.json (dpr), plain or .gz".into(),
-            })
+            Err(missing(
+                "a collection",
+                "corpus.jsonl and queries.jsonl (beir), collection.tsv (msmarco), train.jsonl (tevatron) or train.json (dpr), plain or .gz",
+            ))
         }
     }
 
@@ -122,7 +136,7 @@ impl Format {
         }
     }
 
-    /// Whether [`Self::passages`] repeats passages by nature.
+    /// Whether [`Self::passages`] repeats passages by nature: then only another text for a known id is a fault.
     pub(crate) fn corpus_is_union(self, dir: &Path) -> Result<bool, CorpusError> {
         let corpus = match self {
             Format::Beir | Format::MsMarco => return Ok(false),

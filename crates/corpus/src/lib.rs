@@ -38,5 +38,6 @@ pub use passage::{Judgement, Passage, Query, text_hash};
 pub use prepare::{PrepareProgress, Stage, prepare};
 pub use query_set::QuerySet;
 pub use reader::beir::read_passages;
+pub use reader::texts::read_texts;
 pub use reader::{Located, Records};
 pub use shard::Shard;

@@ -72,7 +72,8 @@ pub struct CorpusManifest {
     /// What [`crate::Policy::Drop`] left out, by kind; kinds of which nothing was dropped are absent.
     ///
     /// Keys: `malformed_lines`, `duplicate_passages`, `duplicate_queries`, `empty_passages`, `empty_queries`,
-    /// `unknown_passages`, `unknown_queries` (both count judgements), `queries_without_positive`.
+    /// `unknown_passages`, `unknown_queries` (both count judgements), `queries_without_positive`. Without a corpus file
+    /// (DPR, Tevatron), `duplicate_passages` counts those that came with another text than the first of their id.
     pub dropped: BTreeMap<String, u64>,
     /// Passages of which tokens were cut off.
     pub truncated_passages: u64,

@@ -6,11 +6,21 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     /// The file could not be opened, read or written.
-    #[error("cannot access {path}: {source}")]
+    #[error("cannot access {path}: {source}; check the path and its permissions")]
     Io {
         /// The file.
         path: PathBuf,
         /// The reason the system gave.
+        source: std::io::Error,
+    },
+    /// A compressed file that does not decompress.
+    #[error(
+        "cannot read {path} to its end: {source}; it is truncated or not gzip, so fetch or write it again"
+    )]
+    Gzip {
+        /// The file.
+        path: PathBuf,
+        /// What the decompressor met.
         source: std::io::Error,
     },
     /// A line does not have the fields its format asks for.

@@ -23,6 +23,17 @@ pub(crate) fn io_error(path: &Path) -> impl Fn(std::io::Error) -> EvalError {
     }
 }
 
+/// A failure while the file was read: the system's, or the decompressor's, which has no system's number.
+fn read_error(path: &Path, source: std::io::Error) -> EvalError {
+    match source.raw_os_error() {
+        None if is_gzip(path) => EvalError::Gzip {
+            path: path.to_owned(),
+            source,
+        },
+        _ => io_error(path)(source),
+    }
+}
+
 fn not_utf8(path: &Path, line: usize) -> EvalError {
     EvalError::Malformed {
         path: path.to_owned(),
@@ -46,7 +57,7 @@ pub(crate) fn for_each_line(
     for (index, line) in BufReader::new(reader).lines().enumerate() {
         let line = line.map_err(|error| match error.kind() {
             ErrorKind::InvalidData => not_utf8(path, index + 1),
-            _ => io_error(path)(error),
+            _ => read_error(path, error),
         })?;
         let line = match index {
             0 => line.strip_prefix(MARK).unwrap_or(&line),

@@ -39,6 +39,18 @@ impl Metric {
     pub fn parse_list(names: &str) -> Result<Vec<Metric>, EvalError> {
         names.split(',').map(|name| name.trim().parse()).collect()
     }
+
+    /// The k that it looks no further than; `None` if it takes the whole ranking.
+    pub fn cutoff(&self) -> Option<usize> {
+        match *self {
+            Metric::Map(cutoff) => cutoff,
+            Metric::Mrr(k)
+            | Metric::Ndcg(k)
+            | Metric::Recall(k)
+            | Metric::Success(k)
+            | Metric::Precision(k) => Some(k),
+        }
+    }
 }
 
 impl fmt::Display for Metric {
@@ -115,6 +127,16 @@ mod tests {
         assert_eq!(
             Metric::parse_list("mrr@10, map").unwrap(),
             [Metric::Mrr(10), Metric::Map(None)]
+        );
+    }
+
+    #[test]
+    fn the_cutoff_is_the_k_of_the_name() {
+        let metrics = Metric::parse_list("mrr@1,ndcg@2,recall@3,map@4,success@5,precision@6,map");
+        let cutoffs: Vec<Option<usize>> = metrics.unwrap().iter().map(Metric::cutoff).collect();
+        assert_eq!(
+            cutoffs,
+            [Some(1), Some(2), Some(3), Some(4), Some(5), Some(6), None]
         );
     }
 

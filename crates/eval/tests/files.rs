@@ -88,6 +88,24 @@ fn bad_runs_are_refused_with_their_line() {
 }
 
 #[test]
+fn a_file_that_does_not_decompress_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.gz");
+    let mut run = Run::default();
+    run.insert("q", "d", 1.0).unwrap();
+    write_run(&path, &run, "tag").unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    for broken in [&whole[..whole.len() - 9], b"q Q0 d 1 1.0 tag\n"] {
+        std::fs::write(&path, broken).unwrap();
+        let message = message(read_run(&path));
+        assert!(
+            message.contains("run.gz to its end: ") && message.contains("truncated or not gzip"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn ids_a_run_cannot_hold_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut run = Run::default();

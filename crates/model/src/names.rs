@@ -90,6 +90,16 @@ pub(crate) fn normalised(family: Family, name: &str) -> String {
     name.to_owned()
 }
 
+/// The layer, from 0, that a tensor of the family's own name belongs to.
+pub(crate) fn layer(family: Family, name: &str) -> Option<u64> {
+    let layers = match family {
+        Family::Bert | Family::Roberta => "encoder.layer.",
+        Family::DistilBert => "transformer.layer.",
+    };
+    let (number, _) = name.strip_prefix(layers)?.split_once('.')?;
+    number.parse().ok()
+}
+
 /// Whether a tensor beyond the expected ones is a known buffer or a head of the
 /// pre-training task, and can be left behind in silence.
 pub(crate) fn ignorable(name: &str) -> bool {
@@ -129,6 +139,23 @@ mod tests {
             name("embeddings.LayerNorm.weight"),
             "embeddings.LayerNorm.weight"
         );
+    }
+
+    #[test]
+    fn the_layer_of_a_tensor_is_the_number_in_its_name() {
+        for (family, name, number) in [
+            (Family::Bert, "encoder.layer.12.output.dense.bias", Some(12)),
+            (Family::Roberta, "pooler.dense.bias", None),
+            (
+                Family::DistilBert,
+                "transformer.layer.0.ffn.lin1.bias",
+                Some(0),
+            ),
+            (Family::DistilBert, "encoder.layer.0.ffn.lin1.bias", None),
+            (Family::Bert, "encoder.layer.norm.bias", None),
+        ] {
+            assert_eq!(layer(family, name), number, "{name}");
+        }
     }
 
     #[test]

@@ -73,8 +73,30 @@ pub(crate) fn read(path: &Path, config: &Config, device: Device) -> Result<Weigh
         }
         tensors.insert(canonical, tensor);
     }
+    refuse_layers(path, config, found.keys())?;
     let carried = leftovers(path, found, device)?;
     Ok(Weights { tensors, carried })
+}
+
+/// Refuses layers beyond those of the config: without them the encoder would be another one, and embed nonsense.
+fn refuse_layers<'a>(
+    path: &Path,
+    config: &Config,
+    left: impl Iterator<Item = &'a String>,
+) -> Result<(), ModelError> {
+    let last = left
+        .filter_map(|name| names::layer(config.family, name))
+        .max();
+    match last {
+        Some(last) if last >= config.layers.unsigned_abs() => Err(ModelError::invalid(
+            path,
+            format!(
+                "it holds layer {last}, counted from 0, where the config asks for {} in all; use the config these weights came with",
+                config.layers
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Keeps the pooler, reports what nobody asked for.

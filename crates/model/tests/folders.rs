@@ -233,6 +233,44 @@ fn damaged_weights_are_refused() {
 }
 
 #[test]
+fn surplus_layers_are_refused_and_other_surplus_tensors_are_not() {
+    for (family, key, layers) in [
+        ("bert", "num_hidden_layers", "encoder.layer."),
+        ("roberta", "num_hidden_layers", "encoder.layer."),
+        ("distilbert", "n_layers", "transformer.layer."),
+    ] {
+        let message = refusal(with_config(family, key, 1.into()).path());
+        assert!(
+            message
+                .contains("it holds layer 1, counted from 0, where the config asks for 1 in all"),
+            "{message}"
+        );
+        let dir = with_weights(family, |tensors| {
+            let last = format!("{layers}1.");
+            let copies: Owned = tensors
+                .iter()
+                .filter_map(|(name, tensor)| {
+                    let part = name.strip_prefix(&last)?;
+                    Some((format!("{layers}2.{part}"), tensor.clone()))
+                })
+                .collect();
+            assert!(!copies.is_empty());
+            tensors.extend(copies);
+        });
+        assert!(refusal(dir.path()).contains("model.safetensors: it holds layer 2"));
+    }
+    let dir = with_weights("bert", |tensors| {
+        for name in [
+            "classifier.bias",
+            "encoder.layer.0.crossattention.self.query.bias",
+        ] {
+            tensors.insert(name.to_owned(), (Dtype::F32, vec![1], vec![0; 4]));
+        }
+    });
+    assert_eq!(vectors(dir.path()), vectors(&data("bert")));
+}
+
+#[test]
 fn unsupported_configs_are_refused() {
     for (key, value, sentence) in [
         (

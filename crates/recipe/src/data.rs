@@ -52,7 +52,8 @@ pub struct Strictness {
     pub no_positive: Policy,
     /// A line that cannot be parsed.
     pub malformed: Policy,
-    /// A second passage or query with an id already seen.
+    /// A second passage or query with an id already seen; where the corpus is what the records carry (DPR, Tevatron),
+    /// only one with another text.
     pub duplicate_id: Policy,
 }
 

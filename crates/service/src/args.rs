@@ -7,6 +7,9 @@ use crate::auth::{Token, check_exposure};
 use crate::error::Result;
 use crate::port_file;
 
+/// The most that `--threads` takes, for every program: more than a machine has cores, and fewer than would exhaust one.
+pub const MOST_THREADS: i64 = 1024;
+
 /// Listening, tokens and logs; flattened into each program's own options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServiceArgs {

@@ -100,8 +100,9 @@ pub enum ServiceError {
     },
 }
 
-/// The causes of `error` in one line: transports hide the telling one deepest.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+/// `error` and its causes in one line, each said once: transports hide the telling one deepest, and other errors
+/// repeat theirs.
+pub fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -112,4 +113,32 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot open it: {source}; check the path")]
+    struct Telling {
+        source: std::io::Error,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("no collection")]
+    struct Silent {
+        source: Telling,
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let source = Telling {
+            source: std::io::Error::other("no such file"),
+        };
+        assert_eq!(
+            causes(&Silent { source }),
+            "no collection: cannot open it: no such file; check the path"
+        );
+    }
 }

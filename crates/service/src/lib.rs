@@ -24,5 +24,5 @@ pub use args::ServiceArgs;
 pub use auth::Token;
 pub use channel::ServiceChannel;
 pub use device::DeviceChoice;
-pub use error::{Result, ServiceError};
+pub use error::{Result, ServiceError, causes};
 pub use tokio_util::sync::CancellationToken;

@@ -2,19 +2,21 @@
 
 use crate::collection::bar;
 use crate::commands::eval::Dtype;
+use crate::texts::Texts;
 use crate::{model_source, resources};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use flate2::read::MultiGzDecoder;
 use quarry_corpus::Tokenize;
 use quarry_model::{CPU_TOKEN_BUDGET, DualEncoder, Encoder, LoadOptions, TextTokenizer};
+use quarry_service::args::MOST_THREADS;
 use safetensors::tensor::{Dtype as Stored, TensorView};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
+use tempfile::NamedTempFile;
 
 /// Texts tokenised and encoded at a time: sorted by length among themselves.
 const CHUNK: usize = 4096;
@@ -22,7 +24,8 @@ const CHUNK: usize = 4096;
 /// Arguments of `quarry encode`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Each input line is an object with `text` (or `contents`), perhaps `title` and `_id`.\n\
+    after_help = "Each input line is an object with `text` (or `contents`), perhaps `title` and `_id`, which is then\n\
+    unique; without one the line's number counts, from 0.\n\
     The output holds one f32 tensor `embeddings` [N, D], rows in input order; the ids go to\n\
     OUTPUT.ids, one a line.\n\n\
     Example:\n  \
@@ -54,8 +57,8 @@ pub struct EncodeArgs {
     #[arg(long, default_value_t = CPU_TOKEN_BUDGET)]
     token_budget: usize,
     /// Threads; 0 takes every core.
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=MOST_THREADS))]
+    threads: u16,
     /// Print texts and seconds (the model's loading apart) as one JSON object.
     #[arg(long)]
     json: bool,
@@ -66,13 +69,10 @@ pub struct EncodeArgs {
 /// # Errors
 /// If the model or input cannot be read (with the line), or the output written.
 pub fn execute(args: &EncodeArgs) -> Result<ExitCode> {
-    let threads = if args.threads == 0 {
-        resources::cores()
-    } else {
-        args.threads
-    };
-    tch::set_num_threads(i32::try_from(threads)?);
+    tch::set_num_threads(i32::try_from(resources::threads(args.threads))?);
     let folder = model_source::resolve(&args.model)?;
+    let output = Output::new(&args.input, &args.output)?;
+    let texts = Texts::open(&args.input)?;
     let tokenizer = TextTokenizer::from_dir(&folder)?;
     let options = LoadOptions {
         precision: args.dtype.into(),
@@ -85,14 +85,8 @@ pub fn execute(args: &EncodeArgs) -> Result<ExitCode> {
         model.passage()
     };
     let started = Instant::now();
-    let (ids, rows) = encode_file(args, &tokenizer, encoder)?;
-    write(
-        &args.output,
-        &args.model,
-        usize::try_from(encoder.dim())?,
-        &ids,
-        &rows,
-    )?;
+    let (ids, rows) = encode_file(args, texts, &tokenizer, encoder)?;
+    output.write(&args.model, usize::try_from(encoder.dim())?, &ids, &rows)?;
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
         let told = serde_json::json!({ "texts": ids.len(), "seconds": seconds });
@@ -109,6 +103,7 @@ pub fn execute(args: &EncodeArgs) -> Result<ExitCode> {
 
 fn encode_file(
     args: &EncodeArgs,
+    input: Texts,
     tokenizer: &TextTokenizer,
     encoder: &Encoder,
 ) -> Result<(Vec<String>, Vec<f32>)> {
@@ -139,10 +134,8 @@ fn encode_file(
         progress.set_position(done as u64);
         Ok(())
     };
-    for (number, line) in lines(&args.input)?.enumerate() {
-        let place = || format!("{}, line {}", args.input.display(), number + 1);
-        let line = line.with_context(place)?;
-        let (id, text) = parse(&line, number).with_context(place)?;
+    for text in input {
+        let (id, text) = text?;
         ids.push(id);
         texts.push(format!("{}{text}", args.prefix));
         if texts.len() == CHUNK {
@@ -162,73 +155,151 @@ fn encode_file(
     Ok((ids, rows))
 }
 
-fn lines(path: &Path) -> Result<impl Iterator<Item = std::io::Result<String>> + use<>> {
-    let file =
-        File::open(path).with_context(|| format!("cannot read --input {}", path.display()))?;
-    let reader: Box<dyn Read> = if path.extension().is_some_and(|e| e == "gz") {
-        Box::new(MultiGzDecoder::new(file))
-    } else {
-        Box::new(file)
-    };
-    Ok(BufReader::with_capacity(1 << 20, reader).lines())
+/// The two files of one encoding.
+struct Output {
+    vectors: PathBuf,
+    ids: PathBuf,
 }
 
-/// The id (or the line's number) and text of one line.
-fn parse(line: &str, number: usize) -> Result<(String, String)> {
-    let object: serde_json::Value =
-        serde_json::from_str(line).context("not a JSON object; fix or remove the line")?;
-    let field = |name: &str| object.get(name).and_then(serde_json::Value::as_str);
-    let Some(text) = field("text").or_else(|| field("contents")) else {
-        bail!("no string `text`; each line needs one");
-    };
-    let text = match field("title") {
-        Some(title) if !title.is_empty() => format!("{title} {text}"),
-        _ => text.to_owned(),
-    };
-    Ok((
-        field("_id").map_or_else(|| number.to_string(), str::to_owned),
-        text,
-    ))
-}
+impl Output {
+    /// Refuses, before the slow part, what cannot be written and what would replace the input.
+    fn new(input: &Path, output: &Path) -> Result<Self> {
+        let mut ids = output.as_os_str().to_owned();
+        ids.push(".ids");
+        let both = Self {
+            vectors: output.to_owned(),
+            ids: PathBuf::from(ids),
+        };
+        // An input that is not there is named when it is opened.
+        let read = input.canonicalize().ok();
+        for path in [&both.vectors, &both.ids] {
+            if path.is_dir() {
+                bail!(
+                    "cannot write {}: it is a folder; name a file with --output",
+                    path.display()
+                );
+            }
+            if read.is_some() && path.canonicalize().ok() == read {
+                bail!(
+                    "{} would replace the texts of --input; choose another --output",
+                    path.display()
+                );
+            }
+        }
+        both.neighbour()?;
+        Ok(both)
+    }
 
-fn write(output: &Path, model: &str, width: usize, ids: &[String], rows: &[f32]) -> Result<()> {
-    let failed = || {
+    /// A file beside the two, gone with the value, and readable by whom any new file is: the permissions that the
+    /// tempfile crate chooses are its owner's alone.
+    fn neighbour(&self) -> Result<NamedTempFile> {
+        let folder = match self.vectors.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        tempfile::Builder::new()
+            .prefix(".writing-")
+            .make_in(folder, |candidate| File::create_new(candidate))
+            .with_context(|| self.failed())
+    }
+
+    fn failed(&self) -> String {
         format!(
             "cannot write {}; choose a writable --output with room",
-            output.display()
+            self.vectors.display()
         )
-    };
-    let view = TensorView::new(
-        Stored::F32,
-        vec![ids.len(), width],
-        bytemuck::cast_slice(rows),
-    )?;
-    let metadata = HashMap::from([("model".to_owned(), model.to_owned())]);
-    let partial = output.with_extension("partial");
-    safetensors::serialize_to_file([("embeddings", view)], Some(metadata), &partial)
-        .with_context(failed)?;
-    std::fs::rename(&partial, output).with_context(failed)?;
-    let mut names = File::create(format!("{}.ids", output.display())).with_context(failed)?;
-    names
-        .write_all((ids.join("\n") + "\n").as_bytes())
-        .with_context(failed)
+    }
+
+    /// Writes both under their names, complete.
+    fn write(&self, model: &str, width: usize, ids: &[String], rows: &[f32]) -> Result<()> {
+        let failed = || self.failed();
+        let shape = vec![ids.len(), width];
+        let view = TensorView::new(Stored::F32, shape, bytemuck::cast_slice(rows))?;
+        let metadata = HashMap::from([("model".to_owned(), model.to_owned())]);
+        let vectors = self.neighbour()?;
+        let new = vectors.as_file().metadata().with_context(failed)?;
+        safetensors::serialize_to_file([("embeddings", view)], Some(metadata), vectors.path())
+            .with_context(failed)?;
+        // safetensors puts a file of the tempfile crate in the place of ours.
+        std::fs::set_permissions(vectors.path(), new.permissions()).with_context(failed)?;
+        let mut names = self.neighbour()?;
+        names
+            .write_all((ids.join("\n") + "\n").as_bytes())
+            .with_context(failed)?;
+        for (file, path) in [(vectors, &self.vectors), (names, &self.ids)] {
+            file.persist(path)
+                .map_err(|failure| failure.error)
+                .with_context(failed)?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
-    fn a_line_is_title_and_text_with_its_id() {
-        assert_eq!(
-            parse(r#"{"_id":"a","title":"T","text":"x"}"#, 4).unwrap(),
-            ("a".to_owned(), "T x".to_owned())
+    fn the_input_is_not_replaced_by_whatever_way_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("below")).unwrap();
+        std::fs::write(path("texts.jsonl"), "texts").unwrap();
+        std::fs::write(path("vectors.ids"), "texts").unwrap();
+        symlink(path("texts.jsonl"), path("link")).unwrap();
+        for (input, output) in [
+            ("texts.jsonl", "texts.jsonl"),
+            ("texts.jsonl", "below/../texts.jsonl"),
+            ("texts.jsonl", "link"),
+            ("link", "texts.jsonl"),
+            ("vectors.ids", "vectors"),
+        ] {
+            let refused = Output::new(&path(input), &path(output)).err().unwrap();
+            let message = refused.to_string();
+            assert!(
+                message.contains("would replace the texts of --input"),
+                "{message}"
+            );
+        }
+        assert!(Output::new(&path("texts.jsonl"), &path("vectors")).is_ok());
+        assert_eq!(std::fs::read(path("texts.jsonl")).unwrap(), b"texts");
+    }
+
+    #[test]
+    fn an_output_that_cannot_be_written_is_refused_before_the_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let input = folder.path().join("texts.jsonl");
+        for (output, reason) in [
+            (folder.path().join("missing/vectors"), "writable --output"),
+            (folder.path().to_owned(), "it is a folder"),
+        ] {
+            let refused = Output::new(&input, &output).err().unwrap();
+            let message = refused.to_string();
+            assert!(message.contains(reason), "{message}");
+        }
+    }
+
+    #[test]
+    fn both_files_get_the_permissions_of_any_new_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let mode = |name: &str| {
+            let metadata = std::fs::metadata(path(name)).unwrap();
+            metadata.permissions().mode()
+        };
+        std::fs::write(path("new"), "").unwrap();
+        let output = Output::new(&path("texts.jsonl"), &path("vectors")).unwrap();
+        let ids = ["a".to_owned(), "b".to_owned()];
+        output.write("model", 1, &ids, &[0.5, 0.25]).unwrap();
+        assert_eq!(mode("vectors"), mode("new"));
+        assert_eq!(mode("vectors.ids"), mode("new"));
+        assert_eq!(std::fs::read(path("vectors.ids")).unwrap(), b"a\nb\n");
+        assert!(
+            std::fs::read(path("vectors"))
+                .unwrap()
+                .ends_with(&[0, 0, 0, 63, 0, 0, 128, 62])
         );
-        assert_eq!(
-            parse(r#"{"text":"x"}"#, 4).unwrap(),
-            ("4".to_owned(), "x".to_owned())
-        );
-        assert!(parse(r#"{"body":"x"}"#, 4).is_err());
-        assert!(parse("not json", 4).is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 }

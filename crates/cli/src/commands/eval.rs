@@ -10,6 +10,7 @@ use quarry_corpus::{Format, Policy, Strictness};
 use quarry_eval::{Metric, evaluate, write_run};
 use quarry_index::{Hit, Language, fusion};
 use quarry_model::{DualEncoder, LoadOptions, Pooling, Precision, TextTokenizer};
+use quarry_service::args::MOST_THREADS;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -21,7 +22,7 @@ use std::process::ExitCode;
     The search is exact. Lengths, pooling and normalisation are the model folder's own\n\
     unless given here.")]
 pub struct EvalArgs {
-    /// Model folder, or a Hugging Face id in the local cache. Not needed with --bm25.
+    /// Model folder, or a Hugging Face id in the local cache. Not taken with --bm25.
     #[arg(long)]
     model: Option<String>,
     /// Collection: a BEIR, MS MARCO, DPR or Tevatron folder.
@@ -37,10 +38,10 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     run_file: Option<PathBuf>,
     /// Score BM25 instead of a model.
-    #[arg(long, conflicts_with = "hybrid")]
+    #[arg(long, conflicts_with_all = ["hybrid", "model"])]
     bm25: bool,
     /// Add ALPHA times the BM25 score to the model's.
-    #[arg(long, value_name = "ALPHA")]
+    #[arg(long, value_name = "ALPHA", value_parser = alpha)]
     hybrid: Option<f32>,
     /// Language of BM25's analyser; looked at if not given.
     #[arg(long)]
@@ -70,8 +71,8 @@ pub struct EvalArgs {
     #[arg(long)]
     pooling: Option<Pool>,
     /// Threads; 0 takes every core.
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=MOST_THREADS))]
+    threads: u16,
     /// Leave faulty items of the collection out, counted, instead of refusing it.
     #[arg(long)]
     lenient: bool,
@@ -122,9 +123,7 @@ impl From<Pool> for Pooling {
 /// If model or collection cannot be read, or an output cannot be written.
 pub fn execute(args: &EvalArgs) -> Result<ExitCode> {
     let metrics = Metric::parse_list(&args.metrics)?;
-    if args.depth == 0 {
-        bail!("--depth must be at least 1, the number of passages ranked for each query");
-    }
+    check_depth(args.depth, &metrics)?;
     let (collection, hits) = match (&args.model, args.bm25) {
         (_, true) => sparse_only(args)?,
         (Some(model), false) => with_model(args, model)?,
@@ -144,6 +143,30 @@ pub fn execute(args: &EvalArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The weight of BM25 in a mixture.
+fn alpha(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(alpha) if alpha.is_finite() && alpha >= 0.0 => Ok(alpha),
+        _ => Err("the weight of the BM25 score is a finite number of at least 0".to_owned()),
+    }
+}
+
+/// Refuses a depth at which a metric would look at passages that were never ranked.
+fn check_depth(depth: usize, metrics: &[Metric]) -> Result<()> {
+    if depth == 0 {
+        bail!("--depth must be at least 1, the number of passages ranked for each query");
+    }
+    for metric in metrics {
+        if let Some(cutoff) = metric.cutoff().filter(|cutoff| *cutoff > depth) {
+            bail!(
+                "--metrics {metric} needs {cutoff} passages for each query, but --depth ranks {depth}; \
+                 give --depth {cutoff} or more, or other --metrics"
+            );
+        }
+    }
+    Ok(())
+}
+
 fn tag(args: &EvalArgs) -> &'static str {
     match (args.bm25, args.hybrid) {
         (true, _) => "bm25",
@@ -159,12 +182,7 @@ fn sparse_only(args: &EvalArgs) -> Result<(Collection, Vec<Vec<Hit>>)> {
 }
 
 fn with_model(args: &EvalArgs, model: &str) -> Result<(Collection, Vec<Vec<Hit>>)> {
-    let threads = if args.threads == 0 {
-        resources::cores()
-    } else {
-        args.threads
-    };
-    tch::set_num_threads(i32::try_from(threads)?);
+    tch::set_num_threads(i32::try_from(resources::threads(args.threads))?);
     let folder = model_source::resolve(model)?;
     let tokenizer = TextTokenizer::from_dir(&folder)?;
     let encoder = DualEncoder::load(
@@ -230,5 +248,33 @@ fn reading(args: &EvalArgs, query_tokens: usize, passage_tokens: usize) -> Readi
             malformed: policy,
             duplicate_id: policy,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_needs_the_depth_it_looks_at() {
+        let metrics = Metric::parse_list("mrr@10,recall@100,map").unwrap();
+        check_depth(100, &metrics).unwrap();
+        check_depth(1, &[Metric::Map(None)]).unwrap();
+        let message = check_depth(5, &metrics[1..]).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "--metrics recall@100 needs 100 passages for each query, but --depth ranks 5; \
+             give --depth 100 or more, or other --metrics"
+        );
+        assert!(check_depth(0, &metrics).is_err());
+    }
+
+    #[test]
+    fn a_weight_is_finite_and_not_negative() {
+        assert_eq!(alpha("0"), Ok(0.0));
+        assert_eq!(alpha("0.25"), Ok(0.25));
+        for text in ["nan", "inf", "1e39", "-0.1", "much", ""] {
+            assert!(alpha(text).is_err(), "{text:?} was taken");
+        }
     }
 }

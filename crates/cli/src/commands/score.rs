@@ -1,6 +1,6 @@
 //! `quarry score`: a TREC run against judgements.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use quarry_eval::{Evaluation, Metric, evaluate, read_qrels, read_run};
 use std::fmt::Write as _;
@@ -34,12 +34,20 @@ pub struct ScoreArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// If a file cannot be read, a line is malformed or a metric is unknown.
+/// If a file cannot be read, a line is malformed, a metric is unknown or the files are of different queries.
 pub fn execute(args: &ScoreArgs) -> Result<ExitCode> {
     let metrics = Metric::parse_list(&args.metrics)?;
     let qrels = read_qrels(&args.qrels)?;
     let run = read_run(&args.run)?;
     let evaluation = evaluate(&qrels, &run, &metrics);
+    if evaluation.missing == evaluation.queries {
+        bail!(
+            "{} ranks nothing for any of the {} queries judged in {}; give the run and the judgements of one split",
+            args.run.display(),
+            evaluation.queries,
+            args.qrels.display()
+        );
+    }
     if let Some(path) = &args.per_query {
         write_per_query(path, &evaluation, &metrics)?;
     }

@@ -43,8 +43,14 @@ pub struct SearchArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// If the store holds no such generation or an object of it is damaged.
+/// If the store holds no run or no such generation, or an object of it is damaged.
 pub fn execute(args: &SearchArgs) -> Result<ExitCode> {
+    if args.k == 0 {
+        bail!("-k must be at least 1, the number of passages to show");
+    }
+    if args.text.trim().is_empty() {
+        bail!("the question is empty; give some words to search for");
+    }
     tch::set_num_threads(i32::try_from(resources::cores())?);
     let (corpus, generation, hits) = block_on(search(args))?;
     if args.json {
@@ -71,7 +77,13 @@ fn shorten(text: &str, characters: usize) -> String {
 
 async fn search(args: &SearchArgs) -> Result<(Corpus, u64, Vec<Hit>)> {
     let store = Store::open_existing(&args.store).await?;
-    let document = RunDocument::read(&store).await?;
+    let document = match RunDocument::read(&store).await {
+        Err(error) if error.is_not_found() => bail!(
+            "{url} holds no run to search; `quarry run RECIPE --store {url}` begins one there, with --data and --model",
+            url = store.url()
+        ),
+        read => read?,
+    };
     let recipe: Recipe = serde_json::from_value(document.recipe.clone()).with_context(|| {
         format!(
             "{}: the recipe in run.json is not of this version",

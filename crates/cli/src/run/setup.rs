@@ -1,7 +1,7 @@
 //! What a run needs in its store before any process starts: the prepared
 //! corpus, the initial checkpoint, and `run.json`, each published whole.
 
-use crate::collection::{format_of, prepare_with_progress};
+use crate::collection::{Leniency, format_of, prepare_with_progress};
 use anyhow::{Context, Result, bail};
 use quarry_artifacts::{
     CheckpointOrigin, CheckpointRef, CorpusLocation, Created, Digest, RunDocument, Store,
@@ -93,7 +93,7 @@ pub async fn publish_collection(
     options: &PrepareOptions,
 ) -> Result<(CorpusLocation, CorpusManifest)> {
     let staging = staging_folder(store)?;
-    let manifest = prepare_with_progress(data, staging.path(), tokenizer, options)?;
+    let manifest = prepare_with_progress(data, staging.path(), tokenizer, options, Leniency::Key)?;
     let files: Vec<String> = manifest
         .shards
         .iter()

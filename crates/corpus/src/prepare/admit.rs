@@ -6,7 +6,7 @@ use std::path::Path;
 use super::duplicates::{DuplicateFinder, Duplicates};
 use super::tally::Tally;
 use crate::reader::{Located, Records};
-use crate::{CorpusError, Passage, Policy, Query};
+use crate::{CorpusError, Passage, Policy, Query, text_hash};
 
 /// A record that has an id and a text.
 pub(super) trait Entry {
@@ -19,6 +19,8 @@ pub(super) trait Entry {
 
     fn id(&self) -> &str;
     fn is_blank(&self) -> bool;
+    /// The same for two records that would be encoded alike.
+    fn text_hash(&self) -> u64;
 }
 
 impl Entry for Passage {
@@ -34,6 +36,10 @@ impl Entry for Passage {
     fn is_blank(&self) -> bool {
         self.title.trim().is_empty() && self.text.trim().is_empty()
     }
+
+    fn text_hash(&self) -> u64 {
+        text_hash(&self.full_text())
+    }
 }
 
 impl Entry for Query {
@@ -48,6 +54,10 @@ impl Entry for Query {
     fn is_blank(&self) -> bool {
         self.text.trim().is_empty()
     }
+
+    fn text_hash(&self) -> u64 {
+        text_hash(&self.text)
+    }
 }
 
 /// The outcome of a first pass: enough to tell on a second one which records count.
@@ -59,7 +69,7 @@ pub(super) struct Admitted {
 impl Admitted {
     /// Records that count.
     pub(super) fn kept(&self) -> u64 {
-        self.entries - self.duplicates.count
+        self.entries - self.duplicates.all.count
     }
 
     /// Whether the well-formed record with text that has this ordinal counts.
@@ -71,7 +81,7 @@ impl Admitted {
 /// A stream of records that can be opened again.
 pub(super) struct Stream<'a, F> {
     pub(super) open: F,
-    /// Whether repetitions are no fault.
+    /// Whether repetitions are no fault as long as their texts are equal.
     pub(super) union: bool,
     /// Where the collection lies, for messages.
     pub(super) dir: &'a Path,
@@ -106,7 +116,11 @@ impl<F> Stream<'_, F> {
             };
             let id = record.value.id();
             if !record.value.is_blank() {
-                finder.insert(id)?;
+                let text = match self.union {
+                    true => record.value.text_hash(),
+                    false => 0,
+                };
+                finder.insert(id, text)?;
                 visit(Met::Full(record));
                 continue;
             }
@@ -124,10 +138,14 @@ impl<F> Stream<'_, F> {
         }
         let entries = finder.len();
         let duplicates = finder.finish()?;
-        if let (false, Some(pair)) = (self.union, duplicates.first) {
+        let faults = match self.union {
+            true => duplicates.changed,
+            false => duplicates.all,
+        };
+        if let Some(pair) = faults.first {
             match strictness.duplicate_id {
-                Policy::Refuse => return Err(describe(self.dir, (self.open)()?, pair)),
-                Policy::Drop => tally.count(T::DUPLICATE, duplicates.count),
+                Policy::Refuse => return Err(self.describe((self.open)()?, pair)),
+                Policy::Drop => tally.count(T::DUPLICATE, faults.count),
             }
         }
         Ok(Admitted {
@@ -135,33 +153,40 @@ impl<F> Stream<'_, F> {
             duplicates,
         })
     }
-}
 
-/// Reads the stream again up to the repetition, to say where it and the first occurrence are.
-fn describe<T: Entry>(dir: &Path, records: Records<T>, (first, again): (u64, u64)) -> CorpusError {
-    // Malformed lines were counted or refused by the first pass.
-    let entries = records
-        .filter_map(Result::ok)
-        .filter(|record| !record.value.is_blank());
-    let mut places = Vec::new();
-    for (ordinal, record) in (0..).zip(entries) {
-        if ordinal == first || ordinal == again {
-            places.push((record.value.id().to_string(), record.place));
+    /// Reads `records`, the stream again, up to the repetition, to say where it and the first occurrence are.
+    fn describe<T: Entry>(&self, records: Records<T>, (first, again): (u64, u64)) -> CorpusError {
+        // Malformed lines were counted or refused by the first pass.
+        let entries = records
+            .filter_map(Result::ok)
+            .filter(|record| !record.value.is_blank());
+        let mut places = Vec::new();
+        for (ordinal, record) in (0..).zip(entries) {
+            if ordinal == first || ordinal == again {
+                places.push((record.value.id().to_string(), record.place));
+            }
+            if ordinal == again {
+                break;
+            }
         }
-        if ordinal == again {
-            break;
+        let what = T::WHAT;
+        match (<[_; 2]>::try_from(places), self.union) {
+            (Ok([(id, first), (_, again)]), true) => CorpusError::OtherText {
+                what,
+                id,
+                first,
+                again,
+            },
+            (Ok([(id, first), (_, again)]), false) => CorpusError::Duplicate {
+                what,
+                id,
+                first,
+                again,
+            },
+            (Err(_), _) => CorpusError::Changed {
+                dir: self.dir.to_path_buf(),
+                reason: format!("a repeated {what} id is gone"),
+            },
         }
-    }
-    match <[_; 2]>::try_from(places) {
-        Ok([(id, first), (_, again)]) => CorpusError::Duplicate {
-            what: T::WHAT,
-            id,
-            first,
-            again,
-        },
-        Err(_) => CorpusError::Changed {
-            dir: dir.to_path_buf(),
-            reason: format!("a repeated {} id is gone", T::WHAT),
-        },
     }
 }

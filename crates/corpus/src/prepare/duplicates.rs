@@ -1,8 +1,9 @@
-//! Finds repeated ids among more of them than memory holds.
+//! Finds repeated ids among more of them than memory holds, and which of them came with another text.
 //!
-//! The 128-bit hash of each id goes with its ordinal into one of 256 buckets by its first byte; full buckets spill to
-//! files. Equal ids meet in one bucket, and one bucket at a time is sorted. 24 bytes an id lie on disk; in memory there
-//! are at most 4 MiB of unspilled entries, one bucket (1/8 byte an id), and one bit an id up to the last duplicate.
+//! The 128-bit hash of each id goes with its ordinal and its text's hash into one of 256 buckets by its first byte; full
+//! buckets spill to files. Equal ids meet in one bucket, and one bucket at a time is sorted. 32 bytes an id lie on disk;
+//! in memory there are at most 4 MiB of unspilled entries, one bucket (1/8 byte an id), and one bit an id up to the last
+//! duplicate.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Write};
@@ -15,10 +16,10 @@ use crate::CorpusError;
 
 const BUCKETS: usize = 256;
 const BUCKET_ENTRIES: usize = 512;
-const ENTRY_BYTES: usize = 24;
+const ENTRY_BYTES: usize = 32;
 
-/// The hash of an id, and how many came before it.
-type Entry = (u128, u64);
+/// The hash of an id, how many came before it, and the hash of its text.
+type Entry = (u128, u64, u64);
 
 /// Takes ids one after another.
 pub(super) struct DuplicateFinder {
@@ -32,9 +33,27 @@ pub(super) struct DuplicateFinder {
 #[derive(Debug, Default)]
 pub(super) struct Duplicates {
     repeated: Vec<u64>,
+    /// All of them.
+    pub(super) all: Repetitions,
+    /// Those whose text is not that of the id's first occurrence.
+    pub(super) changed: Repetitions,
+}
+
+/// How often ids came again.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Repetitions {
     pub(super) count: u64,
     /// The earliest repetition: the ordinal of the id's first occurrence, and its own.
     pub(super) first: Option<(u64, u64)>,
+}
+
+impl Repetitions {
+    fn add(&mut self, first: u64, again: u64) {
+        self.count += 1;
+        if self.first.is_none_or(|(_, earliest)| again < earliest) {
+            self.first = Some((first, again));
+        }
+    }
 }
 
 impl DuplicateFinder {
@@ -53,12 +72,13 @@ impl DuplicateFinder {
         self.next
     }
 
-    pub(super) fn insert(&mut self, id: &str) -> Result<(), CorpusError> {
+    /// Takes an id with the hash of its text, or with 0 where texts are not compared.
+    pub(super) fn insert(&mut self, id: &str, text: u64) -> Result<(), CorpusError> {
         let digest: [u8; 32] = Sha256::digest(id.as_bytes()).into();
         let bucket = digest[0] as usize;
         let mut hash = [0; 16];
         hash.copy_from_slice(&digest[..16]);
-        self.buckets[bucket].push((u128::from_le_bytes(hash), self.next));
+        self.buckets[bucket].push((u128::from_le_bytes(hash), self.next, text));
         self.next += 1;
         match self.buckets[bucket].len() {
             BUCKET_ENTRIES => self.spill(bucket),
@@ -79,9 +99,10 @@ impl DuplicateFinder {
         };
         let path = dir.path().join(bucket.to_string());
         let mut bytes = Vec::with_capacity(BUCKET_ENTRIES * ENTRY_BYTES);
-        for (hash, ordinal) in self.buckets[bucket].drain(..) {
+        for (hash, ordinal, text) in self.buckets[bucket].drain(..) {
             bytes.extend_from_slice(&hash.to_le_bytes());
             bytes.extend_from_slice(&ordinal.to_le_bytes());
+            bytes.extend_from_slice(&text.to_le_bytes());
         }
         let file = OpenOptions::new().create(true).append(true).open(&path);
         file.and_then(|mut file| file.write_all(&bytes))
@@ -101,8 +122,9 @@ impl DuplicateFinder {
             }
             entries.sort_unstable();
             for equal in entries.chunk_by(|one, two| one.0 == two.0) {
-                for (_, again) in &equal[1..] {
-                    duplicates.add(equal[0].1, *again);
+                let (_, first, text) = equal[0];
+                for (_, again, other) in &equal[1..] {
+                    duplicates.add(first, *again, *other != text);
                 }
             }
         }
@@ -116,24 +138,29 @@ fn load(path: &Path, entries: &mut Vec<Entry>) -> std::io::Result<()> {
     let mut reader = BufReader::new(file);
     entries.reserve(many);
     for _ in 0..many {
-        let (mut hash, mut ordinal) = ([0; 16], [0; 8]);
+        let (mut hash, mut ordinal, mut text) = ([0; 16], [0; 8], [0; 8]);
         reader.read_exact(&mut hash)?;
         reader.read_exact(&mut ordinal)?;
-        entries.push((u128::from_le_bytes(hash), u64::from_le_bytes(ordinal)));
+        reader.read_exact(&mut text)?;
+        entries.push((
+            u128::from_le_bytes(hash),
+            u64::from_le_bytes(ordinal),
+            u64::from_le_bytes(text),
+        ));
     }
     Ok(())
 }
 
 impl Duplicates {
-    fn add(&mut self, first: u64, again: u64) {
+    fn add(&mut self, first: u64, again: u64, changed: bool) {
         let word = (again / 64) as usize;
         if self.repeated.len() <= word {
             self.repeated.resize(word + 1, 0);
         }
         self.repeated[word] |= 1 << (again % 64);
-        self.count += 1;
-        if self.first.is_none_or(|(_, earliest)| again < earliest) {
-            self.first = Some((first, again));
+        self.all.add(first, again);
+        if changed {
+            self.changed.add(first, again);
         }
     }
 
@@ -160,12 +187,16 @@ mod tests {
                 80_000 | 599_999 => 4,
                 other => other,
             };
-            finder.insert(&format!("passage-{id}")).unwrap();
+            // The second 4 comes with a text of its own.
+            let text = u64::from(number == 80_000);
+            finder.insert(&format!("passage-{id}"), text).unwrap();
         }
         assert!(finder.spilled.is_some());
         let duplicates = finder.finish().unwrap();
-        assert_eq!(duplicates.first, Some((3, 70_000)));
-        assert_eq!(duplicates.count, 3);
+        assert_eq!(duplicates.all.first, Some((3, 70_000)));
+        assert_eq!(duplicates.all.count, 3);
+        assert_eq!(duplicates.changed.first, Some((4, 80_000)));
+        assert_eq!(duplicates.changed.count, 1);
         let found: Vec<u64> = (0..many)
             .filter(|ordinal| duplicates.contains(*ordinal))
             .collect();
@@ -178,9 +209,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut finder = DuplicateFinder::new(dir.path());
         for id in ["a", "b", "c"] {
-            finder.insert(id).unwrap();
+            finder.insert(id, 0).unwrap();
         }
         assert!(finder.spilled.is_none());
-        assert_eq!(finder.finish().unwrap().count, 0);
+        assert_eq!(finder.finish().unwrap().all.count, 0);
     }
 }

@@ -26,7 +26,7 @@ enum State {
 impl Elements {
     pub(crate) fn open(path: &Path) -> Result<Elements, CorpusError> {
         let mut reader = files::open(path)?;
-        files::skip_mark(reader.as_mut()).map_err(CorpusError::io("read", path))?;
+        files::skip_mark(reader.as_mut()).map_err(CorpusError::reading(path))?;
         Ok(Elements {
             reader,
             file: Arc::from(path),
@@ -52,7 +52,7 @@ impl Elements {
     fn byte(&mut self) -> Result<Option<u8>, CorpusError> {
         let byte = match self.reader.fill_buf() {
             Ok(buffer) => buffer.first().copied(),
-            Err(error) => return Err(CorpusError::io("read", &self.file)(error)),
+            Err(error) => return Err(CorpusError::reading(&self.file)(error)),
         };
         if byte.is_some() {
             self.reader.consume(1);
@@ -105,7 +105,7 @@ impl Elements {
             let chunk = self
                 .reader
                 .fill_buf()
-                .map_err(CorpusError::io("read", &self.file))?;
+                .map_err(CorpusError::reading(&self.file))?;
             let end = chunk
                 .iter()
                 .position(|byte| scan.step(*byte))

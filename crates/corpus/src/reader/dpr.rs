@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::array::Elements;
-use super::fields::{Id, checked_id, json_reason};
+use super::fields::{Id, Object, checked_id, json_reason};
 use super::{Located, Records, files, lines};
 use crate::{CorpusError, Format, Judgement, Passage, Place, Query};
 
@@ -18,11 +18,11 @@ pub(crate) const CORPUS: &str = "psgs_w100.tsv";
 struct Record {
     question: String,
     #[serde(default)]
-    positive_ctxs: Vec<Context>,
+    positive_ctxs: Vec<Object<Context>>,
     #[serde(default)]
-    negative_ctxs: Vec<Context>,
+    negative_ctxs: Vec<Object<Context>>,
     #[serde(default)]
-    hard_negative_ctxs: Vec<Context>,
+    hard_negative_ctxs: Vec<Object<Context>>,
 }
 
 #[derive(Deserialize)]
@@ -83,7 +83,7 @@ pub(crate) fn passages(dir: &Path, splits: &[String]) -> Result<Records<Passage>
                 .positive_ctxs
                 .into_iter()
                 .chain(negatives)
-                .map(Passage::from))
+                .map(|Object(context)| Passage::from(context)))
         });
         all = Box::new(all.chain(carried));
     }
@@ -102,7 +102,7 @@ pub(crate) fn judgements(dir: &Path, split: &str) -> Result<Records<Judgement>, 
         Ok(record
             .positive_ctxs
             .into_iter()
-            .map(move |context| Judgement {
+            .map(move |Object(context)| Judgement {
                 query: query.clone(),
                 passage: context.passage_id.0,
                 grade: 1,

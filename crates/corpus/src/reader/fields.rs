@@ -1,6 +1,10 @@
 //! What the formats share in their fields: ids, columns, JSON records.
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, Visitor};
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, Visitor};
 
 /// An id in JSON: a string, or an integer as some collections have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +16,7 @@ impl<'de> Deserialize<'de> for Id {
         impl Visitor<'_> for IdVisitor {
             type Value = Id;
 
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("an id (a string or an integer)")
             }
 
@@ -32,6 +36,27 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
+/// A JSON object inside a record: a derived struct alone would also take an array of its fields' values.
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
 /// An id that can stand in a column: not empty, without control characters.
 pub(crate) fn checked_id(id: &str) -> Result<String, String> {
     if id.trim().is_empty() {
@@ -43,8 +68,12 @@ pub(crate) fn checked_id(id: &str) -> Result<String, String> {
     }
 }
 
-/// One JSON value from a line.
+/// One JSON object from a line.
 pub(crate) fn json<T: DeserializeOwned>(line: &str) -> Result<T, String> {
+    // Said of any other value: what a parser expects of its type would explain less.
+    if !line.trim_start().starts_with('{') {
+        return Err("it is not a JSON object".into());
+    }
     serde_json::from_str(line).map_err(|error| json_reason(&error))
 }
 

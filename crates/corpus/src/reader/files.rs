@@ -10,6 +10,9 @@ use crate::CorpusError;
 
 const BUFFER: usize = 1 << 18;
 
+/// How every gzip file begins (RFC 1952), and no text does: 8b is no start of a character in UTF-8.
+const GZIP: &[u8] = b"\x1f\x8b";
+
 /// The names of the files in `dir`, sorted, without a final `.gz`.
 pub(crate) fn names(dir: &Path) -> Result<Vec<String>, CorpusError> {
     let mut names = Vec::new();
@@ -45,15 +48,21 @@ pub(crate) fn require(dir: &Path, name: &str, what: &str) -> Result<PathBuf, Cor
     })
 }
 
-/// Opens the file, decompressing it (all members) when its name ends in `.gz`.
+/// Opens the file, decompressing it (all members) when its name ends in `.gz`, and refuses a compressed one by another
+/// name.
 pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, CorpusError> {
     let file = File::open(path).map_err(CorpusError::io("open", path))?;
-    let plain = BufReader::with_capacity(BUFFER, file);
+    let mut plain = BufReader::with_capacity(BUFFER, file);
+    let begin = plain.fill_buf().map_err(CorpusError::io("read", path))?;
+    let compressed = begin.starts_with(GZIP);
     if path.extension().is_some_and(|extension| extension == "gz") {
         Ok(Box::new(BufReader::with_capacity(
             BUFFER,
             MultiGzDecoder::new(plain),
         )))
+    } else if compressed {
+        let path = path.to_path_buf();
+        Err(CorpusError::UnnamedGzip { path })
     } else {
         Ok(Box::new(plain))
     }

@@ -19,7 +19,7 @@ pub(crate) struct Lines {
 impl Lines {
     pub(crate) fn open(path: &Path) -> Result<Lines, CorpusError> {
         let mut reader = files::open(path)?;
-        files::skip_mark(reader.as_mut()).map_err(CorpusError::io("read", path))?;
+        files::skip_mark(reader.as_mut()).map_err(CorpusError::reading(path))?;
         Ok(Lines {
             reader,
             file: Arc::from(path),
@@ -68,12 +68,7 @@ impl Iterator for Lines {
                 }
                 Err(source) => {
                     self.ended = true;
-                    let path = self.file.to_path_buf();
-                    return Some(Err(CorpusError::Io {
-                        action: "read",
-                        path,
-                        source,
-                    }));
+                    return Some(Err(CorpusError::reading(&self.file)(source)));
                 }
             }
         }

@@ -11,6 +11,7 @@ pub(crate) mod files;
 pub(crate) mod lines;
 pub(crate) mod msmarco;
 pub(crate) mod tevatron;
+pub(crate) mod texts;
 
 use crate::{CorpusError, Place};
 

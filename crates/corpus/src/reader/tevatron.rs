@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::fields::{Id, json};
+use super::fields::{Id, Object, json};
 use super::{Records, files, lines};
 use crate::{CorpusError, Format, Judgement, Passage, Query};
 
@@ -16,9 +16,9 @@ struct Record {
     query_id: Id,
     query: String,
     #[serde(default)]
-    positive_passages: Vec<Carried>,
+    positive_passages: Vec<Object<Carried>>,
     #[serde(default)]
-    negative_passages: Vec<Carried>,
+    negative_passages: Vec<Object<Carried>>,
 }
 
 #[derive(Deserialize)]
@@ -51,7 +51,7 @@ pub(crate) fn passages(dir: &Path, splits: &[String]) -> Result<Records<Passage>
                 .positive_passages
                 .into_iter()
                 .chain(record.negative_passages);
-            Ok(passages.map(Passage::from))
+            Ok(passages.map(|Object(carried)| Passage::from(carried)))
         });
         all = Box::new(all.chain(carried));
     }
@@ -71,7 +71,7 @@ pub(crate) fn judgements(dir: &Path, split: &str) -> Result<Records<Judgement>, 
         Ok(record
             .positive_passages
             .into_iter()
-            .map(move |positive| Judgement {
+            .map(move |Object(positive)| Judgement {
                 query: query.clone(),
                 passage: positive.docid.0,
                 grade: 1,

@@ -100,6 +100,23 @@ fn missing_and_ambiguous_files() {
 }
 
 #[test]
+fn the_missing_half_of_a_beir_folder_is_named() {
+    for (present, missing) in [
+        ("corpus.jsonl", "the file of queries is missing in "),
+        ("queries.jsonl.gz", "the corpus is missing in "),
+    ] {
+        let dir = collection(&[(present, b"{}\n")]);
+        let message = Format::detect(dir.path()).unwrap_err().to_string();
+        assert!(message.starts_with(missing), "{message}");
+        let other = match present {
+            "corpus.jsonl" => "expected queries.jsonl",
+            _ => "expected corpus.jsonl",
+        };
+        assert!(message.contains(other), "{message}");
+    }
+}
+
+#[test]
 fn truncated_gzip_is_refused_under_every_policy() {
     let dir = collection(&[
         ("corpus.jsonl.gz", CORPUS.as_bytes()),
@@ -111,7 +128,28 @@ fn truncated_gzip_is_refused_under_every_policy() {
     std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
     let message = refusal(dir.path(), &lenient(Format::Beir, &["dev"]));
     assert!(
-        message.starts_with("cannot read ") && message.contains("corpus.jsonl.gz"),
+        message.starts_with("cannot read ")
+            && message.contains("corpus.jsonl.gz to its end: ")
+            && message.contains("truncated or not gzip")
+            && !message.contains("free space"),
+        "{message}"
+    );
+}
+
+#[test]
+fn gzip_by_another_name_is_refused_under_every_policy() {
+    let dir = collection(&[
+        ("corpus.jsonl.gz", CORPUS.as_bytes()),
+        ("queries.jsonl", QUERIES.as_bytes()),
+        ("qrels/dev.tsv", QRELS.as_bytes()),
+    ]);
+    let plain = dir.path().join("corpus.jsonl");
+    std::fs::rename(dir.path().join("corpus.jsonl.gz"), &plain).unwrap();
+    let message = refusal(dir.path(), &lenient(Format::Beir, &["dev"]));
+    let plain = plain.display();
+    assert!(
+        message.starts_with(&format!("{plain} is compressed with gzip"))
+            && message.ends_with(&format!("rename it to {plain}.gz")),
         "{message}"
     );
 }

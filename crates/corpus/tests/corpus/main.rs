@@ -4,9 +4,11 @@
 mod broken_files;
 mod faults;
 mod formats;
+mod records;
 mod squad_mini;
 mod tables;
 mod twins;
+mod unions;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
