@@ -22,7 +22,7 @@ use std::process::ExitCode;
     The search is exact. Lengths, pooling and normalisation are the model folder's own\n\
     unless given here.")]
 pub struct EvalArgs {
-    /// Model folder, or a Hugging Face id in the local cache. Not taken with --bm25.
+    /// Model folder, or a Hugging Face id in the local cache. --bm25 needs none.
     #[arg(long)]
     model: Option<String>,
     /// Collection: a BEIR, MS MARCO, DPR or Tevatron folder.
@@ -38,7 +38,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "FILE")]
     run_file: Option<PathBuf>,
     /// Score BM25 instead of a model.
-    #[arg(long, conflicts_with_all = ["hybrid", "model"])]
+    #[arg(long, conflicts_with = "hybrid")]
     bm25: bool,
     /// Add ALPHA times the BM25 score to the model's.
     #[arg(long, value_name = "ALPHA", value_parser = alpha)]
@@ -125,7 +125,12 @@ pub fn execute(args: &EvalArgs) -> Result<ExitCode> {
     let metrics = Metric::parse_list(&args.metrics)?;
     check_depth(args.depth, &metrics)?;
     let (collection, hits) = match (&args.model, args.bm25) {
-        (_, true) => sparse_only(args)?,
+        (model, true) => {
+            if model.is_some() {
+                tracing::warn!("--bm25 scores BM25 alone: --model is not used");
+            }
+            sparse_only(args)?
+        }
         (Some(model), false) => with_model(args, model)?,
         (None, false) => bail!("say what to score: --model DIR or --bm25"),
     };
