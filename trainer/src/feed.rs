@@ -28,6 +28,8 @@ pub struct Source {
     pub dataset: Arc<Dataset>,
     /// Negatives that a batch draws for each query.
     pub drawn: usize,
+    /// Whether a query has nothing but these to be contrasted with.
+    pub contrasts_own: bool,
 }
 
 impl Source {
@@ -36,7 +38,12 @@ impl Source {
     /// # Errors
     /// [`NegativesError`].
     pub async fn negatives(&self, activation: Activation) -> Result<Negatives, NegativesError> {
-        Negatives::fetch(&self.store, &self.cache, activation, &self.dataset).await
+        let negatives =
+            Negatives::fetch(&self.store, &self.cache, activation, &self.dataset).await?;
+        if self.contrasts_own {
+            tokio::task::block_in_place(|| negatives.require_some())?;
+        }
+        Ok(negatives)
     }
 }
 
@@ -50,6 +57,8 @@ pub struct Refusal {
     pub generation: u64,
     /// What is wrong with it.
     pub reason: String,
+    /// Whether it does not fit the run, which no repair of the store would change.
+    pub lasting: bool,
 }
 
 impl Refusal {
@@ -57,6 +66,7 @@ impl Refusal {
         Self {
             activation: activation.activation,
             generation: activation.generation,
+            lasting: matches!(error, NegativesError::Unfit { .. }),
             reason: match error {
                 NegativesError::Unfit { reason, .. } => reason,
                 broken => broken.to_string(),

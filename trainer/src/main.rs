@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("quarry-trainer: {}", causes(&*error));
-            ExitCode::FAILURE
+            ExitCode::from(quarry_trainer::run::exit_code(&error))
         }
     }
 }

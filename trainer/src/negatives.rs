@@ -2,7 +2,8 @@
 //!
 //! Owns: the checks that make a generation fit for training. Refuses one that
 //! belongs to another corpus, does not cover every training query exactly once,
-//! or names a passage that does not exist (laws 2 and 8).
+//! names a passage that does not exist, or holds nothing where the loss needs it
+//! (laws 2 and 8).
 
 use crate::batches::Mined;
 use crate::dataset::Dataset;
@@ -104,6 +105,28 @@ impl Negatives {
                 .count()
         };
         self.blocks.iter().map(|(_, block)| lists(block)).sum()
+    }
+
+    /// Refuses a generation in which no query has a negative. For a loss that knows
+    /// no others every step would be without effect, and its loss 0 (law 8).
+    ///
+    /// # Errors
+    /// [`NegativesError::Unfit`], with the keys that empty a generation of its kind.
+    pub fn require_some(&self) -> Result<(), NegativesError> {
+        let queries: usize = self.blocks.iter().map(|(_, block)| block.len()).sum();
+        if self.short_of(1) < queries {
+            return Ok(());
+        }
+        let ratio = match self.kind {
+            GenerationKind::Bm25 => "mining.sparse_max_positive_ratio",
+            GenerationKind::Dense => "mining.max_positive_ratio",
+        };
+        Err(NegativesError::Unfit {
+            generation: self.activation.generation,
+            reason: format!(
+                "none of its {queries} training queries has a negative, and this loss has no in-batch ones to learn from; start a new run with another {ratio} (0 turns that filter off) or a larger mining.depth"
+            ),
+        })
     }
 
     /// How they were mined.

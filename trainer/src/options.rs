@@ -13,7 +13,8 @@ use std::path::PathBuf;
 /// a step boundary, without waiting. The coordinator may restart at any time.
 ///
 /// SIGTERM and SIGINT finish the step, publish a checkpoint and exit 0; a second one
-/// exits at once. `quarry run` starts this program for you on one machine.
+/// exits at once. Exit code 5 says that --resume would come to the same end. `quarry run`
+/// starts this program for you on one machine.
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "quarry-trainer",

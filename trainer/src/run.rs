@@ -5,7 +5,7 @@
 
 use crate::checkpoint::Checkpointer;
 use crate::dataset::Dataset;
-use crate::feed::{Feed, Source};
+use crate::feed::{Feed, Refusal, Source};
 use crate::hardware;
 use crate::link::Link;
 use crate::losses::Losses;
@@ -18,7 +18,7 @@ use crate::resume::{self, Resumed};
 use crate::schedule::LearningRate;
 use crate::script::Script;
 use crate::state::TrainerState;
-use crate::step::Learner;
+use crate::step::{Learner, NotFinite};
 use crate::swap::Active;
 use crate::training::Training;
 use crate::{loader::Framing, model};
@@ -37,6 +37,26 @@ use tokio::runtime::Runtime;
 
 /// How long a coordinator may take to appear when the trainer starts.
 const COORDINATOR_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Exit code of a run that `--resume` would only bring to the same end: whoever
+/// started it need not advise that.
+pub const LASTING_EXIT: u8 = 5;
+/// Exit code of every other failure.
+const FAILURE_EXIT: u8 = 1;
+
+/// The exit code for a failure of [`run`].
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    let lasts = |cause: &(dyn std::error::Error + 'static)| {
+        let refusal = cause.downcast_ref::<Refusal>();
+        let unfit = matches!(cause.downcast_ref(), Some(NegativesError::Unfit { .. }));
+        unfit || cause.is::<NotFinite>() || refusal.is_some_and(|refusal| refusal.lasting)
+    };
+    match error.chain().any(lasts) {
+        true => LASTING_EXIT,
+        false => FAILURE_EXIT,
+    }
+}
 
 /// Trains as the options say, until the last step or a signal.
 ///
@@ -118,12 +138,12 @@ impl Start {
             "opened the run"
         );
         let dataset = Arc::new(dataset);
-        let drawn = recipe.train.negatives;
         let source = Source {
             store,
             cache,
             dataset,
-            drawn,
+            drawn: recipe.train.negatives,
+            contrasts_own: recipe.train.contrasts_own(),
         };
         let active = resumed.as_ref().and_then(|r| r.state.active.clone());
         let negatives = match active {

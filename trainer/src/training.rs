@@ -18,7 +18,7 @@ use crate::script::Script;
 use crate::state::TrainerState;
 use crate::step::Learner;
 use crate::swap::{Active, Verdict, verdict};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use quarry_recipe::Recipe;
 use quarry_service::CancellationToken;
 use std::sync::Arc;
@@ -168,7 +168,7 @@ impl Training {
             if let Some(refusal) = self.feed.refusal() {
                 let progress = self.progress(0.0, 0.0, false);
                 self.outbox.post(Letter::Progress(progress));
-                bail!("there are no negatives to start with: {refusal}");
+                return Err(refusal).context("there are no negatives to start with");
             }
             if said.is_none_or(|at: Instant| at.elapsed() >= SAY) {
                 said = Some(Instant::now());

@@ -9,7 +9,7 @@ use quarry_recipe::{OnStale, Recipe};
 use quarry_service::CancellationToken;
 use quarry_testkit::coordinator::{Script, Stub};
 use quarry_trainer::options::Options;
-use quarry_trainer::run::run_until;
+use quarry_trainer::run::{LASTING_EXIT, exit_code, run_until};
 use std::time::{Duration, Instant};
 use support::{QUERIES, TinyRun, all_others, turn};
 
@@ -241,6 +241,72 @@ fn a_refused_refresh_leaves_the_old_generation_in_use() {
         until("an end of the refusal", || {
             (script.heard().progress.last()).is_some_and(|p| p.refusal.is_none())
         });
+        stop.cancel();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_generation_without_any_negative_is_refused_where_there_are_no_others() {
+    let _turn = turn();
+    let never = CancellationToken::new();
+    let run = TinyRun::new(|r| r.train.in_batch = false);
+    let script = Script::default();
+    script.announce(&run.generation(1, 0, |_| Vec::new()));
+    let stub = Stub::start(&script);
+    let refused = run_until(&run.options(&stub.url()), &run.runtime, &never).unwrap_err();
+    let said = format!("{refused:#}");
+    for words in [
+        "generation 0 is refused",
+        "none of its 20 training queries has a negative",
+        "mining.sparse_max_positive_ratio",
+        "mining.depth",
+    ] {
+        assert!(said.contains(words), "`{words}` is not in: {said}");
+    }
+    // Going on would find the same generation.
+    assert_eq!(exit_code(&refused), LASTING_EXIT);
+    assert!(run.lines().is_empty(), "a step was taken");
+
+    // One query with negatives is enough, and so are the other queries of a batch.
+    let some = |q| if q == 3 { all_others(q) } else { Vec::new() };
+    let run = TinyRun::new(|r| r.train.in_batch = false);
+    let script = Script::default();
+    script.announce(&run.generation(1, 0, some));
+    let stub = Stub::start(&script);
+    run_until(&run.options(&stub.url()), &run.runtime, &never).unwrap();
+    let run = TinyRun::new(|_| {});
+    let script = Script::default();
+    script.announce(&run.generation(1, 0, |_| Vec::new()));
+    let stub = Stub::start(&script);
+    run_until(&run.options(&stub.url()), &run.runtime, &never).unwrap();
+    assert!(run.lines()[0].loss > 0.0);
+}
+
+#[test]
+fn a_refresh_without_any_negative_leaves_the_old_generation_in_use() {
+    let _turn = turn();
+    let run = TinyRun::new(|r| {
+        endless(r);
+        r.train.in_batch = false;
+    });
+    let script = Script::default();
+    script.announce(&run.generation(1, 0, all_others));
+    let empty = run.generation(2, 1, |_| Vec::new());
+    let stub = Stub::start(&script);
+    let stop = CancellationToken::new();
+    train_while(&run, &run.options(&stub.url()), &stop, || {
+        until("the report of the first", || generations(&script) == [0]);
+        script.announce(&empty);
+        until("the report of the refusal", || {
+            !refusals(&script).is_empty()
+        });
+        let told = refusals(&script).remove(0);
+        assert_eq!((told.activation, told.generation), (2, 1));
+        assert!(told.reason.starts_with("none of its 20"), "{told:?}");
+        let seen = run.lines().len();
+        until("more steps", || run.lines().len() > seen + 20);
+        assert_eq!(generations(&script), [0]);
         stop.cancel();
     })
     .unwrap();

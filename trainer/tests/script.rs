@@ -57,6 +57,7 @@ fn script(run: &TinyRun, stub: &Stub, model: &Digest) -> Script {
         cache,
         dataset,
         drawn: 1,
+        contrasts_own: false,
     };
     Script::new(log(run, model), link, source)
 }

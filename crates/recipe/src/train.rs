@@ -83,6 +83,14 @@ impl Default for Train {
     }
 }
 
+impl Train {
+    /// Whether a query is contrasted with its own negatives alone.
+    #[must_use]
+    pub fn contrasts_own(&self) -> bool {
+        self.loss == Loss::Pairwise || !self.in_batch
+    }
+}
+
 /// The training loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -34,6 +34,9 @@ const HOPELESS: Duration = Duration::from_secs(15);
 /// The same for a trainer that waits for fresher negatives.
 const HOPELESS_BLOCKED: Duration = Duration::from_secs(60);
 
+/// Exit code of a trainer whose failure `--resume` would only repeat.
+const LASTING: i32 = 5;
+
 /// How the processes ended.
 pub enum Exit {
     /// Every step was taken.
@@ -42,6 +45,8 @@ pub enum Exit {
     Interrupted,
     /// Why they cannot go on.
     Failed(String),
+    /// Why they cannot go on, and what to do: `--resume` would end alike.
+    Final(String),
 }
 
 /// Starts the fleet, shows progress until the trainer ends, stops the fleet.
@@ -74,7 +79,7 @@ pub async fn conduct(
     };
     let stopped = fleet.stop().await;
     let exit = outcome?;
-    if let Exit::Failed(_) = exit {
+    if let Exit::Failed(_) | Exit::Final(_) = exit {
         return Ok((exit, ListGenerationsResponse::default()));
     }
     stopped?;
@@ -189,8 +194,14 @@ fn exit_of(status: ExitStatus, fleet: &Fleet) -> Exit {
     if status.success() {
         return Exit::Done;
     }
-    Exit::Failed(match status.code() {
-        Some(_) => format!("the trainer stopped: {}", fleet.last_words()),
-        None => format!("the trainer was killed ({status})"),
-    })
+    match status.code() {
+        Some(code) => {
+            let reason = format!("the trainer stopped: {}", fleet.last_words());
+            match code {
+                LASTING => Exit::Final(reason),
+                _ => Exit::Failed(reason),
+            }
+        }
+        None => Exit::Failed(format!("the trainer was killed ({status})")),
+    }
 }

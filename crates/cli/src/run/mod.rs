@@ -119,6 +119,7 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
         Exit::Failed(reason) => {
             bail!("{reason}; what was published is kept, go on with --store {url} --resume")
         }
+        Exit::Final(reason) => bail!("{reason}; what was published is kept in {url}"),
         Exit::Done => {}
     }
     let versions = match replay::keep(&store, &folder).await {

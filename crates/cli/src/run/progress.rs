@@ -36,6 +36,11 @@ impl Progress {
     /// Shows the run as it is now.
     pub fn show(&mut self, run: &GetRunResponse) {
         let line = watch::line(run);
+        if self.seen.is_another_generation(run)
+            && let Some(shortage) = watch::shortage(run)
+        {
+            self.print(&shortage);
+        }
         let news = self.seen.is_news(run);
         match &self.bar {
             Some(bar) => {
@@ -58,6 +63,10 @@ impl Progress {
             return;
         }
         self.last = Instant::now();
+        self.print(words);
+    }
+
+    fn print(&self, words: &str) {
         match &self.bar {
             Some(bar) => bar.println(words),
             None => eprintln!("{words}"),
@@ -83,15 +92,24 @@ impl Seen {
     /// Whether another generation is active or another trouble has come up since the
     /// last look. Trouble that only counts on is no news, nor is its end.
     fn is_news(&mut self, run: &GetRunResponse) -> bool {
-        let generation = run.active.as_ref().map(|g| g.generation);
         let trouble = run.trouble.replace(|c: char| c.is_ascii_digit(), "");
-        let news = generation != self.generation || !trouble.is_empty() && trouble != self.trouble;
+        let another = self.is_another_generation(run);
+        let news = another || !trouble.is_empty() && trouble != self.trouble;
         *self = Self {
-            generation,
+            generation: generation(run),
             trouble,
         };
         news
     }
+
+    /// Whether another generation is active than at the last look.
+    fn is_another_generation(&self, run: &GetRunResponse) -> bool {
+        generation(run) != self.generation
+    }
+}
+
+fn generation(run: &GetRunResponse) -> Option<u64> {
+    run.active.as_ref().map(|active| active.generation)
 }
 
 #[cfg(test)]

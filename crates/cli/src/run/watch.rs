@@ -31,6 +31,24 @@ pub fn line(run: &GetRunResponse) -> String {
     parts.join(" | ")
 }
 
+/// Law 8: what the active generation lacks, counted when it was mined.
+#[must_use]
+pub fn shortage(run: &GetRunResponse) -> Option<String> {
+    let active = run.active.as_ref()?;
+    let count = |name: &str| active.counts.get(name).copied().unwrap_or(0);
+    let (short, empty) = (count("short_queries"), count("empty_queries"));
+    let ratio = match active.kind.as_str() {
+        "bm25" => "mining.sparse_max_positive_ratio",
+        _ => "mining.max_positive_ratio",
+    };
+    (short > 0).then(|| {
+        format!(
+            "generation {}: {short} training queries have fewer negatives than train.negatives, {empty} of them none; a larger mining.depth or another {ratio} leaves more",
+            active.generation
+        )
+    })
+}
+
 fn trainer_part(trainer: &TrainerStatus) -> String {
     let left = trainer.total_steps.saturating_sub(trainer.step);
     let mut text = format!("step {}/{}", trainer.step, trainer.total_steps);
@@ -102,6 +120,30 @@ mod tests {
             "step 120/226 loss 0.5000 9.2 pairs/s | gen 2 (dense @ 50) stale 70 | \
              making gen 3 @ 100: encode shards 3/5, eta 12 s"
         );
+    }
+
+    #[test]
+    fn queries_that_lack_negatives_are_counted() {
+        let run = |kind: &str, short, empty| GetRunResponse {
+            active: Some(GenerationSummary {
+                generation: 1,
+                kind: kind.into(),
+                counts: [("short_queries", short), ("empty_queries", empty)]
+                    .map(|(name, count)| (name.to_owned(), count))
+                    .into(),
+                ..GenerationSummary::default()
+            }),
+            ..GetRunResponse::default()
+        };
+        assert_eq!(
+            shortage(&run("dense", 7, 2)).unwrap(),
+            "generation 1: 7 training queries have fewer negatives than train.negatives, 2 of them none; \
+             a larger mining.depth or another mining.max_positive_ratio leaves more"
+        );
+        let sparse = shortage(&run("bm25", 7, 2)).unwrap();
+        assert!(sparse.contains("mining.sparse_max"), "{sparse}");
+        assert_eq!(shortage(&run("dense", 0, 0)), None);
+        assert_eq!(shortage(&GetRunResponse::default()), None);
     }
 
     #[test]
