@@ -12,6 +12,7 @@ mod index;
 mod load;
 mod mining;
 mod model;
+mod names;
 mod refresh;
 mod train;
 mod validate;
@@ -32,7 +33,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
-    /// A short name, shown in reports.
+    /// A short name, shown in reports; the store is `runs/NAME` unless it is given.
     pub name: String,
     /// Root of every random draw of the run: data order, negatives, dropout.
     pub seed: u64,

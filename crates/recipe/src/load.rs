@@ -104,7 +104,8 @@ fn deserialize(table: toml::Table, origin: &str) -> Result<Recipe, RecipeError> 
 fn explain(path: &str, reason: String) -> (String, String) {
     let quoted = |s: &str| s.split('`').nth(1).map(str::to_owned);
     let Some(rest) = reason.strip_prefix("unknown field ") else {
-        return (path.to_owned(), reason);
+        let words = in_words(&reason);
+        return (path.to_owned(), words.unwrap_or(reason));
     };
     let unknown = quoted(rest).unwrap_or_default();
     let known: Vec<&str> = rest.split('`').skip(3).step_by(2).collect();
@@ -124,6 +125,30 @@ fn explain(path: &str, reason: String) -> (String, String) {
         None => format!("unknown key; known here: {}", known.join(", ")),
     };
     (key, fix)
+}
+
+/// Turns serde's `invalid type: string "abc", expected f64` into words for those who
+/// write recipes, not Rust.
+fn in_words(reason: &str) -> Option<String> {
+    let rest = reason
+        .strip_prefix("invalid type: ")
+        .or_else(|| reason.strip_prefix("invalid value: "))?;
+    let (found, expected) = rest.rsplit_once(", expected ")?;
+    let quoted = found.find(['`', '"']);
+    let value = quoted.map_or(found, |at| found[at..].trim_matches('`'));
+    let wanted = match expected {
+        "usize" | "u64" => "a whole number of at least 0",
+        "f32" | "f64" => "a number",
+        _ if expected.starts_with("struct ") => "a section of keys",
+        _ => expected,
+    };
+    // TOML ends at i64: a longer number reached us as the text of `--set`.
+    let digits = value.trim_matches('"');
+    let long = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    if long && matches!(expected, "usize" | "u64") && digits.parse::<i64>().is_err() {
+        return Some(format!("{digits} is too large; write at most {}", i64::MAX));
+    }
+    Some(format!("must be {wanted}, not {value}"))
 }
 
 /// Levenshtein distance, for suggestions only.
@@ -211,6 +236,39 @@ mod tests {
     fn a_wrong_type_names_the_key() {
         let message = refused("[train]\nbatch_size = \"many\"\n", &[]);
         assert!(message.contains("`train.batch_size`"), "{message}");
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_is_told_in_the_words_of_a_recipe() {
+        for (set, said) in [
+            (
+                "train.batch_size=-3",
+                "must be a whole number of at least 0, not -3",
+            ),
+            (
+                "mining.depth=1e9",
+                "must be a whole number of at least 0, not 1000000000.0",
+            ),
+            (
+                "train.max_steps=\"7\"",
+                "must be a whole number of at least 0, not \"7\"",
+            ),
+            (
+                "train.max_steps=18446744073709551615",
+                "18446744073709551615 is too large; write at most 9223372036854775807",
+            ),
+            ("train.learning_rate=abc", "must be a number, not \"abc\""),
+            (
+                "mining.max_positive_ratio=on",
+                "must be a number, not \"on\"",
+            ),
+            ("train.in_batch=2", "must be a boolean, not 2"),
+            ("train=5", "must be a section of keys, not 5"),
+        ] {
+            let (key, _) = set.split_once('=').unwrap();
+            let expected = format!("recipe --set, key `{key}`: {said}");
+            assert_eq!(refused("", &[set]), expected);
+        }
     }
 
     #[test]

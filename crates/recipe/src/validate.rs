@@ -1,6 +1,11 @@
-//! Combinations of keys that cannot work, each refused with the fix.
+//! Combinations of keys that cannot work, each refused with the fix. Names are
+//! `names`'.
 
 use crate::{Loss, OnStale, Recipe, RecipeError, RefreshWhen};
+
+/// Passes over the training queries that nobody means to take: beyond, the number of
+/// steps is no longer one to count with.
+const MOST_EPOCHS: f64 = 1e6;
 
 impl Recipe {
     /// Checks ranges and combinations.
@@ -8,6 +13,7 @@ impl Recipe {
     /// # Errors
     /// [`RecipeError::Impossible`] with the key to change and how.
     pub fn validate(&self) -> Result<(), RecipeError> {
+        self.validate_names()?;
         self.validate_train()?;
         self.validate_optimizer()?;
         self.validate_mining()?;
@@ -27,9 +33,11 @@ impl Recipe {
             ),
         )?;
         require(
-            t.epochs.is_finite(),
+            t.epochs.is_finite() && t.epochs <= MOST_EPOCHS,
             "train.epochs",
-            "must be a finite number; train.max_steps sets the length in steps",
+            &format!(
+                "must be a number of at most {MOST_EPOCHS}; train.max_steps sets the length in steps"
+            ),
         )?;
         require(
             t.max_steps > 0 || t.epochs > 0.0,
@@ -213,19 +221,12 @@ impl Recipe {
             "index.partition_passages",
             "must be at least 1",
         )?;
-        require(
-            !self.data.train.is_empty() && !self.data.dev.is_empty(),
-            "data.dev",
-            "name the train and the dev split; dev scores every generation",
-        )?;
-        require(
-            self.data.train != self.data.dev
-                && self.data.dev != self.data.test
-                && self.data.train != self.data.test,
-            "data.dev",
-            "train, dev and test must be different splits",
-        )?;
         require(self.index.nprobe >= 1, "index.nprobe", "must be at least 1")?;
+        require(
+            self.index.ef_search >= 1,
+            "index.ef_search",
+            "must be at least 1",
+        )?;
         require(
             self.fleet.cache_gib > 0.0 && self.fleet.cache_gib.is_finite(),
             "fleet.cache_gib",
@@ -244,7 +245,7 @@ impl Recipe {
     }
 }
 
-fn require(holds: bool, key: &'static str, reason: &str) -> Result<(), RecipeError> {
+pub(crate) fn require(holds: bool, key: &'static str, reason: &str) -> Result<(), RecipeError> {
     if holds {
         return Ok(());
     }
@@ -300,6 +301,8 @@ mod tests {
             }),
             "train.epochs"
         );
+        assert_eq!(key_refused(|r| r.train.epochs = 2e6), "train.epochs");
+        assert_eq!(key_refused(|r| r.index.ef_search = 0), "index.ef_search");
         assert_eq!(key_refused(|r| r.mining.keep = 500), "mining.keep");
         assert_eq!(
             key_refused(|r| r.mining.max_positive_ratio = 1.5),
