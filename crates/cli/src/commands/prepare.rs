@@ -4,7 +4,6 @@ use crate::run::setup;
 use crate::{block_on, model_source};
 use anyhow::Result;
 use clap::Args;
-use quarry_artifacts::Store;
 use quarry_corpus::Format;
 use quarry_model::{ModelFolder, TextTokenizer};
 use quarry_recipe::Recipe;
@@ -64,7 +63,7 @@ pub fn execute(args: &PrepareArgs) -> Result<ExitCode> {
     setup::check_search_keys(&recipe, usize::try_from(folder.config.hidden_size)?)?;
     let options = setup::prepare_options(&recipe, &args.data, folder.max_length)?;
     let (location, manifest) = block_on(async {
-        let store = Store::open(&args.store).await?;
+        let store = setup::open_store(&args.store, true).await?;
         store.probe_create_if_absent().await?;
         setup::refuse_existing_run(&store, args.recipe.is_some()).await?;
         let published = setup::publish_collection(&store, &args.data, &tokenizer, &options).await?;

@@ -4,11 +4,13 @@
 //! while they work, an orderly stop on Ctrl-C, and the verdict at the end.
 
 mod attend;
+mod difference;
 mod fleet;
 pub mod preflight;
 mod program;
 mod progress;
 mod replay;
+mod resume;
 pub mod setup;
 mod verdict;
 mod watch;
@@ -58,7 +60,8 @@ pub struct RunArgs {
     /// Inferencers to start; overrides fleet.workers.
     #[arg(long)]
     workers: Option<usize>,
-    /// Override a recipe key: --set train.learning_rate=3e-5. May be repeated.
+    /// Override a recipe key: --set train.learning_rate=3e-5. May be repeated. With
+    /// --resume only fleet.workers may differ from the run's own.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
     /// Go on with the run in the store.
@@ -94,15 +97,22 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
         .store
         .clone()
         .unwrap_or_else(|| format!("runs/{}", recipe.name));
-    let store = Store::open(&url).await?;
-    store.probe_create_if_absent().await?;
-    let folder = run_folder(&store, &recipe);
-    let (document, mut recipe) = match args.resume {
-        true => existing_run(&store, recipe).await?,
-        false => (new_run(&args, &store, &folder, &mut recipe).await?, recipe),
+    let (store, folder, document, recipe) = match args.resume {
+        true => {
+            let store = resume::open(&url).await?;
+            let (document, own) = resume::find_run(&store, recipe, &overrides).await?;
+            store.probe_create_if_absent().await?;
+            let folder = run_folder(&store, &own);
+            (store, folder, document, own)
+        }
+        false => {
+            let store = setup::open_store(&url, true).await?;
+            store.probe_create_if_absent().await?;
+            let folder = run_folder(&store, &recipe);
+            let document = new_run(&args, &store, &folder, &mut recipe).await?;
+            (store, folder, document, recipe)
+        }
     };
-    // How many inferencers run is not part of what the run computes.
-    recipe.fleet.workers = args.workers.unwrap_or(recipe.fleet.workers);
     let place = Place {
         store: store.url().to_owned(),
         folder: folder.clone(),
@@ -154,29 +164,6 @@ fn run_folder(store: &Store, recipe: &Recipe) -> PathBuf {
         Path::new("runs").join(format!("{}-{}", recipe.name, digest.short()))
     };
     store.local_folder().map_or_else(remote, Path::to_path_buf)
-}
-
-/// The run in the store, and the recipe that every program of it follows.
-async fn existing_run(store: &Store, mut recipe: Recipe) -> Result<(RunDocument, Recipe)> {
-    let document = RunDocument::read(store).await.with_context(|| {
-        format!(
-            "nothing to resume in {}; start without --resume",
-            store.url()
-        )
-    })?;
-    let stored: Recipe = serde_json::from_value(document.recipe.clone()).with_context(|| {
-        format!(
-            "{}: the recipe in run.json is not of this version",
-            store.url()
-        )
-    })?;
-    recipe.fleet.fill_threads(&stored.fleet);
-    if stored != recipe {
-        tracing::warn!(
-            "the recipe differs from the one the run began with; going on with the run's own"
-        );
-    }
-    Ok((document, stored))
 }
 
 /// Checks, prepares and publishes everything a new run needs.

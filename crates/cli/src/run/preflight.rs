@@ -66,6 +66,8 @@ pub struct Needs {
     pub worker_memory: f64,
     /// Bytes in the store at most.
     pub disk: f64,
+    /// Those of them that are candidates of searches.
+    pub candidates: f64,
     /// FLOPs of all training steps.
     pub train_flops: f64,
     /// FLOPs of one refresh.
@@ -121,7 +123,10 @@ pub fn needs(recipe: &Recipe, model: ModelSize, corpus: &CorpusManifest) -> Need
     } else {
         recipe.refresh.keep_generations as f64 + 1.0
     };
-    let negatives = queries * (recipe.mining.keep as f64 * 8.0 + recipe.mining.depth as f64 * 8.0);
+    // A passage and its score; no search finds more passages than there are.
+    let listed = |most: usize| queries * (most as f64).min(passages) * 8.0;
+    let (negatives, candidates) = (listed(recipe.mining.keep), listed(recipe.mining.depth));
+    let of_generation = embeddings + negatives + candidates;
     let checkpoints = recipe.train.keep_checkpoints as f64 + generations + 2.0;
     let prepared: f64 = corpus.shards.iter().map(|s| s.size as f64).sum::<f64>()
         + corpus.queries.values().map(|q| q.size as f64).sum::<f64>();
@@ -130,7 +135,8 @@ pub fn needs(recipe: &Recipe, model: ModelSize, corpus: &CorpusManifest) -> Need
         trainer_memory: LIBTORCH + state + copy + apart + kept,
         worker_memory: LIBTORCH + model.parameters * 6.0 + shard,
         // The verdict's vectors lie on disk as those of one more generation.
-        disk: prepared + (generations + 1.0) * (embeddings + negatives) + checkpoints * copy,
+        disk: prepared + (generations + 1.0) * of_generation + checkpoints * copy,
+        candidates: (generations + 1.0) * candidates,
         train_flops: 3.0 * forward(tokens_per_step) * steps as f64,
         refresh_flops: forward(corpus_tokens + query_tokens),
     }
@@ -200,9 +206,12 @@ pub fn refuse_if_too_large(recipe: &Recipe, needs: &Needs, machine: &Resources) 
         );
     }
     if let Some(free) = machine.disk.filter(|free| needs.disk > *free as f64) {
+        let keys = match needs.candidates > needs.disk / 2.0 {
+            true => "mining.depth",
+            false => "refresh.keep_generations or train.keep_checkpoints",
+        };
         bail!(
-            "this run needs about {:.1} GiB of disk and {:.1} GiB are free; lower refresh.keep_generations or \
-             train.keep_checkpoints, or choose another --store",
+            "this run needs about {:.1} GiB of disk and {:.1} GiB are free; lower {keys}, or choose another --store",
             needs.disk / GIB,
             free as f64 / GIB
         );
@@ -329,5 +338,21 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(message.contains("refresh.keep_generations"), "{message}");
+    }
+
+    #[test]
+    fn candidates_are_no_more_than_the_passages_and_named_when_they_fill_the_disk() {
+        let mut recipe = Recipe::default();
+        recipe.mining.depth = 2000;
+        let all = needs(&recipe, MINILM, &manifest(2000, 3200));
+        recipe.mining.depth = 1_000_000_000;
+        let more = needs(&recipe, MINILM, &manifest(2000, 3200));
+        assert_eq!((more.disk, more.candidates), (all.disk, all.candidates));
+
+        let large = needs(&recipe, MINILM, &manifest(1_000_000, 500_000));
+        let message = refuse_if_too_large(&recipe, &large, &machine(24.0, 100.0))
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("lower mining.depth"), "{message}");
     }
 }

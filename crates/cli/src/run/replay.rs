@@ -4,6 +4,7 @@
 //! Owns: reading, writing and comparing version logs. Refuses: following one, which
 //! coordinator and trainer do by `run.json`.
 
+use super::difference::{differences, lies_in};
 use super::{last_checkpoint, preflight};
 use anyhow::{Context, Result, bail};
 use quarry_artifacts::{
@@ -11,7 +12,6 @@ use quarry_artifacts::{
 };
 use quarry_corpus::CorpusManifest;
 use quarry_recipe::Recipe;
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Keys that do not change what a run with a given version log computes.
@@ -114,15 +114,14 @@ pub fn pin_threads(log: &VersionLog, recipe: &mut Recipe) -> Result<()> {
 /// # Errors
 /// Naming the first key that differs.
 pub fn check_recipe(log: &VersionLog, recipe: &Recipe) -> Result<()> {
-    let (ours, theirs) = (
-        serde_json::to_value(recipe)?,
-        serde_json::to_value(recipe_of(log)?)?,
-    );
-    if let Some(key) = first_difference("", &theirs, &ours) {
+    let is_free = |key: &str| FREE.iter().any(|free| lies_in(key, free));
+    let differing = differences(recipe, &recipe_of(log)?)?;
+    if let Some(first) = differing.iter().find(|d| !is_free(&d.key)) {
         bail!(
-            "recipe key `{key}`: {} here, {} in the version log; --replay needs the recipe of the run it repeats",
-            at(&ours, &key),
-            at(&theirs, &key)
+            "recipe key `{}`: {} here, {} in the version log; --replay needs the recipe of the run it repeats",
+            first.key,
+            first.here,
+            first.there
         );
     }
     Ok(())
@@ -155,31 +154,6 @@ pub fn check_inputs(
         }
     }
     Ok(())
-}
-
-/// The path of the first value that differs, apart from the free keys.
-fn first_difference(path: &str, a: &Value, b: &Value) -> Option<String> {
-    if FREE.contains(&path) || a == b {
-        return None;
-    }
-    let (Value::Object(x), Value::Object(y)) = (a, b) else {
-        return Some(path.to_owned());
-    };
-    let keys: std::collections::BTreeSet<&String> = x.keys().chain(y.keys()).collect();
-    keys.into_iter().find_map(|key| {
-        let inner = match path {
-            "" => key.clone(),
-            _ => format!("{path}.{key}"),
-        };
-        let side = |of: &serde_json::Map<String, Value>| of.get(key).cloned().unwrap_or_default();
-        first_difference(&inner, &side(x), &side(y))
-    })
-}
-
-/// The value at a dotted path.
-fn at(recipe: &Value, path: &str) -> Value {
-    let pointer = format!("/{}", path.replace('.', "/"));
-    recipe.pointer(&pointer).cloned().unwrap_or_default()
 }
 
 #[cfg(test)]

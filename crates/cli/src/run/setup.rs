@@ -82,6 +82,24 @@ pub fn check_search_keys(recipe: &Recipe, dim: usize) -> Result<()> {
     Ok(())
 }
 
+/// Opens a store that outlasts this command. If it is to be `new`, a local folder is
+/// made for it, otherwise it must be there.
+///
+/// # Errors
+/// If the address cannot be used, or what is put there would be gone at the end.
+pub async fn open_store(url: &str, new: bool) -> Result<Store> {
+    let store = match new {
+        true => Store::open(url).await?,
+        false => Store::open_existing(url).await?,
+    };
+    if store.url() == "memory:" {
+        bail!(
+            "a store in memory ends with this command and nobody else sees it; give --store a folder, file:///…, s3://…, gs://… or az://…"
+        );
+    }
+    Ok(store)
+}
+
 /// Reads, checks, tokenises and publishes the collection.
 ///
 /// # Errors
