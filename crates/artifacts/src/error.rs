@@ -5,6 +5,10 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+/// Where a machine of AWS asks for its role: the backend's last resort for S3, when
+/// the environment holds no credentials.
+const METADATA_SERVICE: &str = "http://169.254.169.254/";
+
 /// This crate's result.
 pub type Result<T> = std::result::Result<T, ArtifactError>;
 
@@ -89,6 +93,16 @@ pub enum ArtifactError {
         /// The backend's words.
         reason: String,
     },
+    /// There is nothing to log in to the store with.
+    #[error(
+        "no credentials for the store {url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use a machine whose role answers (profiles in ~/.aws are not read); asking for a role gave: {reason}"
+    )]
+    NoCredentials {
+        /// The store's address.
+        url: String,
+        /// The backend's words.
+        reason: String,
+    },
     /// The store did not answer, also after several attempts.
     #[error(
         "the store {url} did not complete the request for {path}: {reason}; check that it is reachable and try again"
@@ -103,7 +117,7 @@ pub enum ArtifactError {
     },
     /// A store address that cannot be understood or opened.
     #[error(
-        "cannot open the store {url}: {reason}; give a folder, file:///, s3://, gs://, az:// or memory:"
+        "cannot open the store {url}: {reason}; give a folder, file:///, s3://, gs:// or az://"
     )]
     Address {
         /// The address as given.
@@ -143,9 +157,10 @@ pub enum ArtifactError {
 }
 
 impl ArtifactError {
-    /// Whether the same request may succeed a little later.
+    /// Whether the same request may succeed a little later. A role that does not
+    /// answer may, on a machine that has one.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
+        matches!(self, Self::Unavailable { .. } | Self::NoCredentials { .. })
     }
 
     /// Whether the object does not exist.
@@ -186,6 +201,9 @@ impl ArtifactError {
                 Some(kind) if is_full(kind) => Self::NoSpace { url, path },
                 Some(ErrorKind::PermissionDenied) => Self::Denied { url, path, reason },
                 _ if *store == "LocalFileSystem" => Self::Io { url, path, reason },
+                _ if *store == "S3" && reason.contains(METADATA_SERVICE) => {
+                    Self::NoCredentials { url, reason }
+                }
                 _ => Self::Unavailable { url, path, reason },
             },
             _ => Self::Unavailable { url, path, reason },
@@ -213,4 +231,44 @@ fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
 fn first_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     line.chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::retry::Retry;
+    use std::cell::Cell;
+
+    fn of_s3(said: &str) -> ArtifactError {
+        let error = object_store::Error::Generic {
+            store: "S3",
+            source: said.to_owned().into(),
+        };
+        ArtifactError::from_backend("s3://bucket/run", "run.json", error)
+    }
+
+    #[tokio::test]
+    async fn a_role_that_does_not_answer_means_no_credentials() {
+        let error = of_s3("Error performing PUT http://169.254.169.254/latest/api/token in 4 ms");
+        let said = error.to_string();
+        assert!(
+            said.starts_with("no credentials for the store s3://bucket/run: set AWS_ACCESS_KEY_ID"),
+            "{said}"
+        );
+        // Those who wait for a store go on waiting; a request is not repeated at once.
+        assert!(error.is_retryable());
+        let asked = Cell::new(0);
+        let request = || {
+            asked.set(asked.get() + 1);
+            std::future::ready(Err::<(), _>(error.clone()))
+        };
+        assert!(Retry::default().run("run.json", request).await.is_err());
+        assert_eq!(asked.get(), 1);
+
+        let error = of_s3("Error performing GET https://bucket.s3.amazonaws.com/run in 4 ms");
+        assert!(
+            matches!(error, ArtifactError::Unavailable { .. }),
+            "{error}"
+        );
+    }
 }

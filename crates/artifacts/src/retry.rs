@@ -5,7 +5,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{ArtifactError, Result};
 
 /// How often and how patiently to repeat a request that may yet succeed.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,8 @@ impl Retry {
         let mut attempt = 1;
         loop {
             match request().await {
+                // The client has asked for a role several times itself.
+                Err(error @ ArtifactError::NoCredentials { .. }) => return Err(error),
                 Err(error) if error.is_retryable() && attempt < self.attempts => {
                     tracing::warn!(what, attempt, %error, "store request failed, trying again");
                     self.pause(attempt).await;
