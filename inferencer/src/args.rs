@@ -44,6 +44,11 @@ pub struct Args {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
+    /// Seconds to look for a coordinator before giving up. One that has answered once
+    /// is waited for without limit
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..))]
+    pub patience: u64,
+
     /// File with the bearer token to send to the coordinator
     #[arg(long, value_name = "FILE", env = "QUARRY_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
@@ -63,8 +68,9 @@ pub struct Args {
 
 const AFTER_HELP: &str = "\
 On SIGTERM or SIGINT the lease is returned and the process exits with 0; it also \
-exits with 0 when the run is finished. A coordinator that is away is waited for: \
-a finished task is kept and delivered when it is back.
+exits with 0 when the run is finished. A coordinator that goes away is waited for: \
+a finished task is kept and delivered when it is back. One that has not answered \
+within --patience at the start is not: the process exits with 1.
 
 Environment:
   OMP_WAIT_POLICY=passive   set it when other processes share the machine: idle

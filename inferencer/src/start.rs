@@ -12,10 +12,12 @@ use quarry_client::worker::Link;
 use quarry_recipe::Recipe;
 use quarry_service::args::cache_folder;
 use quarry_service::health::Health;
+use quarry_service::patience::is_absence;
 use quarry_service::{CancellationToken, Token, threads};
 use std::time::Duration;
 use tch::Device;
 use tokio::runtime::Handle;
+use tonic::Status;
 
 /// Pause between two looks for a run that is not there yet.
 const RUN_POLL: Duration = Duration::from_secs(1);
@@ -40,6 +42,13 @@ pub async fn run(
     let Some(document) = find_run(&store, &shutdown).await? else {
         return Ok(Ended::Stopped);
     };
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return Ok(Ended::Stopped),
+        greeted = link.greet(Duration::from_secs(args.patience)) => {
+            greeted.map_err(|status| unmet(args, &status))?;
+        }
+    }
     let threads = args.threads.map_or_else(threads::available, usize::from);
     let engine = engine(args, document, store, device, threads)?;
     tracing::info!(
@@ -53,17 +62,25 @@ pub async fn run(
         health.set_serving(true).await;
     }
     let worker = Worker::new(link, engine, args.once);
-    let ended = worker.run(&shutdown).await.map_err(|status| {
-        anyhow::anyhow!(
-            "the coordinator at {} refused this worker: {}; check --token-file and the versions of both",
-            args.coordinator,
-            status.message()
-        )
-    });
+    let ended = worker.run(&shutdown).await;
+    let ended = ended.map_err(|status| unmet(args, &status));
     if let Some(health) = health {
         health.set_serving(false).await;
     }
     ended
+}
+
+/// Why there is no working with the coordinator: it has never answered, or refuses.
+fn unmet(args: &Args, status: &Status) -> anyhow::Error {
+    let (at, reason) = (&args.coordinator, status.message());
+    match is_absence(status) {
+        true => anyhow::anyhow!(
+            "no coordinator was found at {at}: {reason}; check --coordinator and that it runs, or give it longer with --patience"
+        ),
+        false => anyhow::anyhow!(
+            "the coordinator at {at} refused this worker: {reason}; check --token-file and the versions of both"
+        ),
+    }
 }
 
 fn engine(

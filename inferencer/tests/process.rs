@@ -166,12 +166,39 @@ fn a_bad_store_or_device_fails_with_one_sentence() {
 }
 
 #[test]
+fn a_coordinator_that_never_answers_is_given_up_with_its_address() {
+    let tiny = TinyRun::new(|_| ());
+    let child = program()
+        .args(["--coordinator", "http://127.0.0.1:9", "--patience", "1"])
+        .args(["--device", "cpu", "--threads", "1"])
+        .arg("--store")
+        .arg(tiny.store.local_folder().unwrap())
+        .arg("--cache")
+        .arg(tiny.folder.path().join("process-cache"))
+        .spawn()
+        .unwrap();
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(1));
+    let log = words(&output.stderr);
+    let last = log.lines().last().unwrap();
+    for word in [
+        "quarry-inferencer: no coordinator",
+        "http://127.0.0.1:9",
+        "1 s",
+        "--patience",
+    ] {
+        assert!(last.contains(word), "`{word}` is not in: {log}");
+    }
+}
+
+#[test]
 fn the_help_teaches() {
     let output = end(program().arg("--help").spawn().unwrap());
     let help = words(&output.stdout);
     for word in [
         "--coordinator",
         "--store",
+        "--patience",
         "OMP_WAIT_POLICY",
         "Example",
         "SIGTERM",

@@ -10,13 +10,15 @@ use tonic::Status;
 /// The absence is repeated in the log this often.
 const REMIND: Duration = Duration::from_secs(30);
 
-/// Repeats `call` until the coordinator answers it. The absence is said once
-/// and then every 30 s, and so is the return.
+/// Repeats `call` until the coordinator, which is to be found at the addresses `at`
+/// if they are known, answers it. The absence is said once and then every 30 s, and so
+/// is the return.
 ///
 /// # Errors
 /// The coordinator's refusal, if that is its answer.
 pub(crate) async fn until_answered<T, Fut>(
     what: &str,
+    at: Option<&str>,
     call: impl FnMut() -> Fut,
 ) -> Result<T, Status>
 where
@@ -30,6 +32,7 @@ where
             let reason = status.message();
             tracing::warn!(
                 what,
+                coordinator = at,
                 reason,
                 "the coordinator does not answer; trying again until it does"
             );

@@ -28,7 +28,7 @@ pub async fn look_within(
     client: &Client,
     patience: Duration,
 ) -> Result<v1::GetRunResponse, Status> {
-    let answered = until_answered("show the run", || look(client));
+    let answered = until_answered("show the run", None, || look(client));
     tokio::time::timeout(patience, answered)
         .await
         .unwrap_or_else(|_| {

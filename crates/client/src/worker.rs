@@ -4,6 +4,7 @@
 //! deciding what to do with an answer.
 
 use crate::absence::until_answered;
+use crate::overview::look;
 use crate::{Client, DEADLINE};
 use quarry_proto::{Lease, TaskOutput, v1};
 use quarry_service::patience::within;
@@ -18,6 +19,8 @@ const LONG_POLL: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Link {
     client: Client,
+    /// The addresses of the coordinators, for the log.
+    urls: String,
     worker: String,
 }
 
@@ -43,7 +46,32 @@ impl Link {
         let channel = ServiceChannel::lazy(urls, token)?;
         let client =
             Client::new(channel).max_decoding_message_size(quarry_proto::MAX_MESSAGE_BYTES);
-        Ok(Self { client, worker })
+        Ok(Self {
+            client,
+            urls: urls.to_owned(),
+            worker,
+        })
+    }
+
+    /// Waits until the coordinator has answered once, at most `patience`. Afterwards it
+    /// may go away for as long as it likes.
+    ///
+    /// # Errors
+    /// The coordinator's refusal, or [`tonic::Code::DeadlineExceeded`].
+    pub async fn greet(&self, patience: Duration) -> Result<(), Status> {
+        let client = &self.client;
+        let answered = until_answered("greet the coordinator", self.at(), || look(client));
+        match tokio::time::timeout(patience, answered).await {
+            Ok(answer) => answer.map(|_| ()),
+            Err(_) => {
+                let reason = format!("no answer in {} s", patience.as_secs());
+                Err(Status::deadline_exceeded(reason))
+            }
+        }
+    }
+
+    fn at(&self) -> Option<&str> {
+        Some(self.urls.as_str())
     }
 
     /// Waits for work, outlasting an absent coordinator.
@@ -51,7 +79,7 @@ impl Link {
     /// # Errors
     /// The coordinator's refusal, such as a wrong token.
     pub async fn acquire(&self) -> Result<Acquired, Status> {
-        let answer = until_answered("acquire a lease", || {
+        let answer = until_answered("acquire a lease", self.at(), || {
             let mut client = self.client.clone();
             let request = v1::AcquireLeaseRequest {
                 worker: self.worker.clone(),
@@ -105,7 +133,7 @@ impl Link {
     /// # Errors
     /// The coordinator's refusal.
     pub async fn complete(&self, lease: &Lease, output: &TaskOutput) -> Result<bool, Status> {
-        let answer = until_answered("deliver a finished task", || {
+        let answer = until_answered("deliver a finished task", self.at(), || {
             let mut client = self.client.clone();
             let request = v1::CompleteTaskRequest {
                 worker: self.worker.clone(),
@@ -133,7 +161,7 @@ impl Link {
         reason: &str,
         failed: bool,
     ) -> Result<(), Status> {
-        until_answered("return a lease", || {
+        until_answered("return a lease", self.at(), || {
             let mut client = self.client.clone();
             let request = v1::ReturnLeaseRequest {
                 worker: self.worker.clone(),

@@ -9,6 +9,7 @@ use quarry_service::channel::{self, ServiceChannel};
 use quarry_service::patience::{is_absence, within};
 use std::path::PathBuf;
 use std::time::Duration;
+use tonic::Status;
 
 /// How long one of several coordinators may take to say whether it leads.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -36,6 +37,16 @@ impl CoordinatorArgs {
     pub async fn connect(&self) -> Result<CoordinatorClient<ServiceChannel>> {
         let token = self.token_file.as_deref().map(Token::read).transpose()?;
         connect(&self.coordinator, token.as_ref()).await
+    }
+
+    /// The sentence for a call that got no answer, or not the one it should.
+    #[must_use]
+    pub fn unanswered(&self, status: &Status) -> anyhow::Error {
+        anyhow::anyhow!(
+            "the coordinator at {} did not answer: {}",
+            self.coordinator,
+            status.message()
+        )
     }
 }
 

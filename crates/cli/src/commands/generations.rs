@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 /// Arguments of `quarry generations`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  quarry generations --coordinator http://127.0.0.1:7600 --json")]
 pub struct GenerationsArgs {
     #[command(flatten)]
     coordinator: CoordinatorArgs,
@@ -28,9 +29,9 @@ pub fn execute(args: &GenerationsArgs) -> Result<ExitCode> {
     let listed = block_on(async {
         let mut client = args.coordinator.connect().await?;
         let answer = client.list_generations(ListGenerationsRequest {}).await;
-        answer.map(tonic::Response::into_inner).map_err(|status| {
-            anyhow::anyhow!("the coordinator did not answer: {}", status.message())
-        })
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| args.coordinator.unanswered(&status))
     })?;
     if args.json {
         println!("{}", to_json(&listed));

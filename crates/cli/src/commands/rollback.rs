@@ -10,7 +10,8 @@ use std::process::ExitCode;
 /// Arguments of `quarry rollback`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The trainer follows at its next step boundary. Nothing is erased: the log gains a record."
+    after_help = "The trainer follows at its next step boundary. Nothing is erased: the log gains a record.\n\n\
+    Example:\n  quarry rollback 2"
 )]
 pub struct RollbackArgs {
     /// Number of a generation that is still kept (see `quarry generations`).

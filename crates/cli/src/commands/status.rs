@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Arguments of `quarry status`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    quarry status --watch\n  \
+    quarry status --coordinator http://head:7600,http://spare:7600 --token-file token --json")]
 pub struct StatusArgs {
     #[command(flatten)]
     coordinator: CoordinatorArgs,
@@ -44,9 +47,7 @@ pub fn execute(args: &StatusArgs) -> Result<ExitCode> {
             } else {
                 overview::look(&client).await
             };
-            let run = run.map_err(|status| {
-                anyhow::anyhow!("the coordinator did not answer: {}", status.message())
-            })?;
+            let run = run.map_err(|status| args.coordinator.unanswered(&status))?;
             print!(
                 "{}",
                 if args.json {
