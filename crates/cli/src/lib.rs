@@ -21,9 +21,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Trains dense retrievers on hard negatives that never go stale.
+/// Trains dense retrievers on hard negatives that are re-mined while training goes on.
 #[derive(Debug, Parser)]
-#[command(name = "quarry", version, about, long_about = None, propagate_version = true)]
+#[command(name = "quarry", version, long_about = None, propagate_version = true)]
 #[command(after_help = "Start here:\n  \
     quarry run recipes/ance.toml --data data/squad-mini --model .deps/models/all-MiniLM-L6-v2\n\n\
     Each command explains itself with --help. RUST_LOG=debug shows more.")]
