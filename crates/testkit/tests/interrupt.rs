@@ -28,6 +28,14 @@ fn ctrl_c_stops_everything_and_resume_finishes() {
     assert_eq!(store.newest_checkpoint(), taken, "the stop lost steps");
     store.assert_generations_complete();
 
+    let other = site.resume("store", &["--set", "train.learning_rate=0.5"]);
+    let refused = other.wait();
+    let said = refused.refusal();
+    assert!(
+        said.contains("train.learning_rate (0.5 here, 0.001 in the run)"),
+        "{said}"
+    );
+
     let finished = site.resume("store", &[]).wait().succeeded();
     assert!(finished.stdout.contains("final"), "{}", finished.stdout);
     store.losses().assert_steps(90);

@@ -77,6 +77,16 @@ fn recipes() {
         &["--set", "train.optimizr=lamb"],
         &["--set", "`train.optimizr`", "`optimizer`"],
     );
+    assert_run_refused(
+        &site,
+        &["--set", "name=../../evil"],
+        &["`name`", "../../evil"],
+    );
+    assert_run_refused(
+        &site,
+        &["--set", "data.dev=../dev"],
+        &["`data.dev`", "\"../dev\""],
+    );
     fs::remove_file(site.recipe()).unwrap();
     assert_run_refused(&site, &[], &["recipe.toml", "cannot read"]);
 }
@@ -121,7 +131,7 @@ fn models() {
     edit(&site.model().join("config.json"), "mamba", "bert");
     assert_run_refused(&site, &[], &["no model.safetensors"]);
     fs::remove_dir_all(site.model()).unwrap();
-    assert_run_refused(&site, &[], &["model"]);
+    assert_run_refused(&site, &[], &["no model at"]);
     let encode = [
         "encode",
         "--model",
@@ -144,26 +154,44 @@ fn collections() {
 
     lines[2] = r#"{"_id": "broken", "text": "no end"#;
     fs::write(&corpus, lines.join("\n")).unwrap();
-    assert_run_refused(&site, &[], &["corpus.jsonl", "3"]);
+    assert_run_refused(&site, &[], &["line 3", "corpus.jsonl is malformed"]);
     lines[2] = lines[1];
     fs::write(&corpus, lines.join("\n")).unwrap();
-    assert_run_refused(&site, &[], &["line 3", "corpus.jsonl", "repeats"]);
+    assert_run_refused(
+        &site,
+        &[],
+        &["line 3", "corpus.jsonl repeats the passage id"],
+    );
     lines[2] = r#"{"_id": "empty", "title": "", "text": "  "}"#;
     fs::write(&corpus, lines.join("\n")).unwrap();
-    assert_run_refused(&site, &[], &["corpus.jsonl", "3"]);
+    assert_run_refused(
+        &site,
+        &[],
+        &[
+            "line 3",
+            "corpus.jsonl has no text for the passage \"empty\"",
+        ],
+    );
     lines[2] = third;
     fs::write(&corpus, lines.join("\n")).unwrap();
 
     let train = site.data().join("qrels/train.tsv");
     let judgements = fs::read_to_string(&train).unwrap();
     fs::write(&train, format!("{judgements}no-such-query\tNormans#0\t1\n")).unwrap();
-    assert_run_refused(&site, &[], &["train.tsv", "82", "no-such-query"]);
+    assert_run_refused(
+        &site,
+        &[],
+        &[
+            "line 82",
+            "train.tsv names the unknown query \"no-such-query\"",
+        ],
+    );
     fs::remove_file(&train).unwrap();
-    assert_run_refused(&site, &[], &["train"]);
+    assert_run_refused(&site, &[], &["the split train is missing"]);
     fs::remove_dir_all(site.data()).unwrap();
-    assert_run_refused(&site, &[], &["data"]);
+    assert_run_refused(&site, &[], &["no collection at"]);
     fs::create_dir(site.data()).unwrap();
-    assert_run_refused(&site, &[], &["data", "beir"]);
+    assert_run_refused(&site, &[], &["a collection is missing", "(beir)"]);
 }
 
 #[test]
@@ -198,6 +226,10 @@ fn addresses() {
         &["already holds a run", "--resume"],
     );
 
+    // Somebody is there and says nothing.
+    let silent = site.quarry(&["status", "--coordinator", &port]);
+    assert_says(&silent, &[&port, "no answer in 10 s"]);
+
     drop(taken);
     let nobody = format!("http://{port}");
     for command in ["status", "generations"] {
@@ -226,6 +258,7 @@ fn addresses() {
         &site.resume("nothing-here", &[]).wait(),
         &["nothing to resume", "nothing-here"],
     );
+    assert!(!no_store.exists(), "a mistyped store was made");
     for command in [&["search", "text"][..], &["export", "--output", "out"]] {
         let refused = site.quarry(&[command, &["--store", no_store.to_str().unwrap()]].concat());
         assert_says(&refused, &["nothing-here"]);
@@ -359,6 +392,8 @@ fn usage() {
             "{refused:?}"
         );
     }
+    let help = site.quarry(&["--help"]).succeeded().stdout;
+    assert!(help.starts_with("Trains dense retrievers"), "{help}");
     for program in [
         "quarry",
         "quarry-coordinator",

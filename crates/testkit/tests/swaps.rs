@@ -21,8 +21,22 @@ const FREE: [&str; 14] = [
     "train.learning_rate=1e-4",
 ];
 
+/// Half the swaps may wait for a step's time. No swap may wait for more than two: steps
+/// differ in length, and a busy machine holds up any one thing now and then.
+const MOST_STEPS: f64 = 2.0;
+
 #[test]
 fn a_swap_costs_no_more_than_one_step() {
+    // What a swap of ours costs, it costs in every run; what somebody else's work on
+    // this machine costs one swap, it hardly costs one of the next run too.
+    if let Err(first) = swaps_are_cheap() {
+        eprintln!("once more: {first}");
+        swaps_are_cheap().unwrap_or_else(|again| panic!("twice: {first}; {again}"));
+    }
+}
+
+/// Trains once; how a swap took too long, if one did.
+fn swaps_are_cheap() -> Result<(), String> {
     let site = Site::new();
     let _ = site.start("store", &FREE).wait().succeeded();
     let store = site.store("store");
@@ -43,14 +57,15 @@ fn a_swap_costs_no_more_than_one_step() {
         said >= swaps.len(),
         "the log does not show every swap:\n{log}"
     );
+    assert!(!log.contains("training waits"), "{log}");
     // What a swap adds to its step: the wait for the first batch of the new generation.
-    // The median, because any one wait may be the scheduler's on a busy machine.
     let mut waits: Vec<f64> = swaps.iter().map(|swap| swap.idle_ms).collect();
     waits.sort_by(f64::total_cmp);
-    let median = waits[waits.len() / 2];
-    assert!(
-        median <= typical,
-        "half the swaps waited {median:.1} ms or more for a batch, a step takes {typical:.1} ms: {waits:.1?}"
-    );
-    assert!(!log.contains("training waits"), "{log}");
+    let (median, longest) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+    if median <= typical && longest <= MOST_STEPS * typical {
+        return Ok(());
+    }
+    Err(format!(
+        "a step takes {typical:.1} ms, and the swaps waited for a batch for (ms) {waits:.1?}"
+    ))
 }
