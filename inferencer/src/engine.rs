@@ -2,11 +2,13 @@
 //! for a matrix product, and libtorch's per-thread settings have one home.
 //!
 //! Owns: the hand-over of a task and its result, the capture of panics (libtorch
-//! reports through them), the log line of each task. Refuses: leases.
+//! reports through them), the log line of each task, and the end of all tasks once the
+//! GPU has failed. Refuses: leases.
 
 use crate::error::{Result, TaskError};
 use crate::progress::Progress;
 use quarry_proto::{Task, TaskOutput};
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::Instant;
@@ -57,7 +59,8 @@ impl Engine {
     /// Does `task` and waits for the result without blocking a thread.
     ///
     /// # Errors
-    /// The task's own error, or [`TaskError::Panicked`].
+    /// The task's own error, [`TaskError::Panicked`], or [`TaskError::DeviceLost`], after
+    /// which there is no other task.
     pub async fn perform(&self, task: Task, progress: Progress) -> Result<TaskOutput> {
         let gone = || TaskError::Panicked("the computing thread is gone".to_owned());
         let (answer, result) = oneshot::channel();
@@ -75,13 +78,22 @@ fn work_off(queue: &mpsc::Receiver<Job>, mut performer: impl Perform) {
     for job in queue {
         let started = Instant::now();
         let attempt = || performer.perform(&job.task, &job.progress);
-        let result = catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|panic| {
-            performer.recover();
-            Err(TaskError::Panicked(words(panic.as_ref())))
-        });
+        let panicked = |panic: Box<dyn Any + Send>| Err(TaskError::Panicked(words(panic.as_ref())));
+        let result = catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(panicked);
+        let result = result.map_err(TaskError::judged);
         log(&job, &result, started.elapsed().as_secs_f64());
+        let lost = matches!(result, Err(TaskError::DeviceLost(_)));
+        if matches!(result, Err(TaskError::Panicked(_))) {
+            performer.recover();
+        }
         // Nobody waits any more when the process is stopping.
         let _ = job.answer.send(result);
+        if lost {
+            // What lies on the GPU goes with the process: to give it back there could abort
+            // the process before it has said why.
+            std::mem::forget(performer);
+            return;
+        }
     }
 }
 
@@ -100,7 +112,7 @@ fn log(job: &Job, result: &Result<TaskOutput>, seconds: f64) {
 }
 
 /// First line of a panic's message; libtorch appends a backtrace to its own.
-fn words(panic: &(dyn std::any::Any + Send)) -> String {
+fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)

@@ -22,6 +22,9 @@ pub enum TaskError {
     /// The computation died; the message is that of the panic.
     #[error("the computation failed: {0}")]
     Panicked(String),
+    /// The GPU serves this process no more; the message is that of the first task to notice.
+    #[error("the GPU of this worker failed: {0}")]
+    DeviceLost(String),
     /// An object could not be fetched, verified or written.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -50,12 +53,34 @@ pub enum TaskError {
 }
 
 impl TaskError {
-    /// Whether the task itself failed, as against a store that was away for a
-    /// while: that says nothing about the task, which any worker may try again.
+    /// Whether the task itself failed, as against a store that was away for a while or a
+    /// GPU that broke: that says nothing about the task, which any worker may try again.
     #[must_use]
     pub fn blames_task(&self) -> bool {
-        !matches!(self, Self::Artifact(error) if error.is_retryable())
+        match self {
+            Self::DeviceLost(_) => false,
+            Self::Artifact(error) => !error.is_retryable(),
+            _ => true,
+        }
     }
+
+    /// The same, as [`TaskError::DeviceLost`] if its words are those of a GPU that failed.
+    pub(crate) fn judged(self) -> Self {
+        let words = self.to_string();
+        // libtorch's messages run over several lines; the first one says it.
+        match words.lines().next() {
+            Some(first) if loses_device(first) => Self::DeviceLost(first.to_owned()),
+            _ => self,
+        }
+    }
+}
+
+/// Whether libtorch's `message` tells of an error after which the process can use its GPU
+/// no more: CUDA repeats one (a failed assertion in a kernel, an illegal address, a memory
+/// fault) at every later call. Too little memory, in CUDA's words or in cuBLAS's, passes.
+fn loses_device(message: &str) -> bool {
+    let passes = ["out of memory", "CUBLAS_STATUS_ALLOC_FAILED"];
+    message.contains("CUDA error") && !passes.iter().any(|words| message.contains(words))
 }
 
 /// Shorthand for [`TaskError::Refused`].
@@ -76,5 +101,32 @@ mod tests {
         };
         assert!(!TaskError::from(away).blames_task());
         assert!(TaskError::Refused("a NaN".to_owned()).blames_task());
+    }
+
+    #[test]
+    fn an_error_that_cuda_repeats_loses_the_device_and_blames_no_task() {
+        for lost in [
+            "CUDA error: device-side assert triggered",
+            "CUDA error: an illegal memory access was encountered",
+            "CUDA error: uncorrectable ECC error encountered",
+            "CUDA error: unspecified launch failure",
+            "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`",
+        ] {
+            let error = tch::TchError::Torch(format!("{lost}\nCUDA kernel errors might be"));
+            let error = TaskError::from(ModelError::from(error)).judged();
+            assert!(matches!(&error, TaskError::DeviceLost(_)), "{error}");
+            assert!(!error.blames_task());
+            assert!(error.to_string().contains(lost), "{error}");
+        }
+        for passing in [
+            "CUDA out of memory. Tried to allocate 2.00 GiB",
+            "CUDA error: out of memory",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "shard 3 is damaged",
+        ] {
+            let error = TaskError::Panicked(passing.to_owned()).judged();
+            assert!(matches!(&error, TaskError::Panicked(_)), "{error}");
+            assert!(error.blames_task());
+        }
     }
 }

@@ -27,5 +27,5 @@ pub use error::TaskError;
 pub use progress::Progress;
 pub use quarry_client::worker::{Acquired, Link};
 pub use start::run;
-pub use worker::{Ended, Worker};
+pub use worker::{Ended, Worker, WorkerError};
 pub use workshop::Workshop;

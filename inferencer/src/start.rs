@@ -4,7 +4,7 @@
 use crate::args::Args;
 use crate::depot::Depot;
 use crate::engine::Engine;
-use crate::worker::{Ended, Worker};
+use crate::worker::{Ended, Worker, WorkerError};
 use crate::workshop::Workshop;
 use anyhow::Context;
 use quarry_artifacts::{RunDocument, Store};
@@ -62,8 +62,10 @@ pub async fn run(
         health.set_serving(true).await;
     }
     let worker = Worker::new(link, engine, args.once);
-    let ended = worker.run(&shutdown).await;
-    let ended = ended.map_err(|status| unmet(args, &status));
+    let ended = worker.run(&shutdown).await.map_err(|error| match error {
+        WorkerError::Refused(status) => unmet(args, &status),
+        lost @ WorkerError::DeviceLost(_) => lost.into(),
+    });
     if let Some(health) = health {
         health.set_serving(false).await;
     }

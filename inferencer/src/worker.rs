@@ -34,12 +34,27 @@ pub enum Ended {
     OneTask,
 }
 
+/// Why the loop cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The coordinator gives this worker nothing, as with a wrong token.
+    #[error("the coordinator refused this worker: {}", .0.message())]
+    Refused(Status),
+    /// The GPU failed; the lease was returned without blame.
+    #[error(
+        "{0}; this process can use it no more, so it ends: start the worker again, and on another GPU if this one fails again"
+    )]
+    DeviceLost(String),
+}
+
 /// What became of one lease.
 enum Outcome {
     Delivered,
     Dropped,
     Failed,
     Stopped,
+    /// It was returned, and there will be no other; says why.
+    Lost(String),
 }
 
 /// One worker: a link, an engine, a loop.
@@ -59,14 +74,14 @@ impl Worker {
     /// Works until the run is finished or `shutdown` is cancelled.
     ///
     /// # Errors
-    /// The coordinator's refusal to give this worker anything, such as a wrong token.
-    pub async fn run(&self, shutdown: &CancellationToken) -> Result<Ended, Status> {
+    /// The coordinator's refusal to give this worker anything, or a GPU that failed.
+    pub async fn run(&self, shutdown: &CancellationToken) -> Result<Ended, WorkerError> {
         let mut pause = FIRST_PAUSE;
         loop {
             let acquired = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(Ended::Stopped),
-                acquired = self.link.acquire() => acquired?,
+                acquired = self.link.acquire() => acquired.map_err(WorkerError::Refused)?,
             };
             let lease = match acquired {
                 Acquired::RunFinished => return Ok(Ended::RunFinished),
@@ -75,6 +90,7 @@ impl Worker {
             };
             match self.work(&lease, shutdown).await {
                 Outcome::Stopped => return Ok(Ended::Stopped),
+                Outcome::Lost(why) => return Err(WorkerError::DeviceLost(why)),
                 Outcome::Failed => {
                     tokio::select! {
                         () = shutdown.cancelled() => return Ok(Ended::Stopped),
@@ -114,6 +130,13 @@ impl Worker {
         };
         drop(heartbeats);
         match result {
+            Err(error @ TaskError::DeviceLost(_)) => {
+                let reported = self.report(lease, &error, shutdown).await;
+                match reported {
+                    Outcome::Stopped => Outcome::Stopped,
+                    _ => Outcome::Lost(error.to_string()),
+                }
+            }
             // Completed before the cancellation was noticed counts as cancelled too:
             // the coordinator has said that it does not want it.
             _ if progress.is_cancelled() => Outcome::Dropped,

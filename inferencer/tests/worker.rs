@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use quarry_artifacts::{CheckpointRef, Digest, layout};
-use quarry_inferencer::{Ended, Engine, Link, Perform, Progress, TaskError, Worker};
+use quarry_inferencer::{Ended, Engine, Link, Perform, Progress, TaskError, Worker, WorkerError};
 use quarry_proto::{Lease, Task, TaskOutput, Work};
 use quarry_service::{CancellationToken, Token};
 use quarry_testkit::coordinator::{Script, Stub};
@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tonic::{Code, Status};
+use tonic::Code;
 
 const STEP: Duration = Duration::from_millis(10);
 
@@ -23,6 +23,7 @@ struct Actor {
 
 const DAMAGED: u32 = 1001;
 const PANICS: u32 = 1002;
+const LOSES_GPU: u32 = 1003;
 
 impl Perform for Actor {
     fn perform(&mut self, task: &Task, progress: &Progress) -> Result<TaskOutput, TaskError> {
@@ -33,6 +34,7 @@ impl Perform for Actor {
         match shard {
             DAMAGED => return Err(TaskError::Refused("shard 1001 is damaged".to_owned())),
             PANICS => panic!("out of luck\nwith a backtrace"),
+            LOSES_GPU => panic!("CUDA error: device-side assert triggered\nwith a backtrace"),
             _ => {}
         }
         progress.begin(shard as usize);
@@ -95,7 +97,7 @@ impl Fixture {
         }
     }
 
-    fn start(&self) -> std::thread::JoinHandle<Result<Ended, Status>> {
+    fn start(&self) -> std::thread::JoinHandle<Result<Ended, WorkerError>> {
         let url = format!("http://{}", self.addr);
         let (actor, shutdown) = (self.actor.clone(), self.shutdown.clone());
         std::thread::spawn(move || run(&url, actor, &shutdown))
@@ -114,7 +116,7 @@ impl Fixture {
     }
 }
 
-fn run(url: &str, actor: Actor, shutdown: &CancellationToken) -> Result<Ended, Status> {
+fn run(url: &str, actor: Actor, shutdown: &CancellationToken) -> Result<Ended, WorkerError> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let link = Link::new(url, None, "worker-a".to_owned()).unwrap();
@@ -213,6 +215,21 @@ fn a_failed_task_is_returned_with_its_sentence_and_the_worker_goes_on() {
 }
 
 #[test]
+fn a_worker_whose_gpu_failed_returns_the_lease_without_blame_and_ends() {
+    let fixture = Fixture::new(&[(1, LOSES_GPU), (2, 1)]);
+    let error = fixture.start().join().unwrap().unwrap_err();
+    assert!(matches!(error, WorkerError::DeviceLost(_)), "{error}");
+    let sentence = error.to_string();
+    assert!(sentence.contains("device-side assert"), "{sentence}");
+    assert_eq!(sentence.lines().count(), 1);
+    let heard = fixture.script.heard();
+    let returned: Vec<_> = heard.returned.iter().map(|r| (r.lease, r.failed)).collect();
+    assert_eq!(returned, [(1, false)]);
+    assert!(heard.completed.is_empty());
+    assert_eq!(fixture.begun(), 1);
+}
+
+#[test]
 fn a_refused_output_gives_the_lease_back_as_failed() {
     let fixture = Fixture::new(&[(1, 1), (2, 1)]);
     fixture.script.orders().refuse.push(1);
@@ -255,6 +272,9 @@ fn a_wrong_token_ends_the_worker_with_the_coordinators_words() {
     let token = Token::new("correct-horse-battery").unwrap();
     let anywhere = "127.0.0.1:0".parse().unwrap();
     let stub = Stub::start_at(anywhere, &script, Some(token));
-    let status = run(&stub.url(), Actor::default(), &CancellationToken::new()).unwrap_err();
-    assert_eq!(status.code(), Code::Unauthenticated);
+    let error = run(&stub.url(), Actor::default(), &CancellationToken::new()).unwrap_err();
+    assert!(
+        matches!(&error, WorkerError::Refused(status) if status.code() == Code::Unauthenticated),
+        "{error}"
+    );
 }

@@ -152,8 +152,9 @@ impl Contrast<'_> {
         Ok((b, n))
     }
 
-    /// Smallest and greatest target. `None` on a GPU, where looking would wait for it:
-    /// its kernels check every index they gather by, and stop the program.
+    /// Smallest and greatest target. `None` on a GPU, where looking would wait for it: its
+    /// kernels assert that an index lies in its tensor. The host learns of a failed one at
+    /// some later call, and can use the GPU no more.
     fn target_range(&self) -> Result<Option<(i64, i64)>, TchError> {
         if self.targets.device() != Device::Cpu {
             return Ok(None);
