@@ -6,13 +6,22 @@ mod support;
 
 use quarry_model::{Dropout, DualEncoder, LoadOptions, PackedBatch, Pooling, Precision, Specials};
 use quarry_torch_ext::load_cuda;
+use std::ops::ControlFlow;
+use std::path::Path;
 use support::{FAMILIES, data, expected, flat, max_difference, min_cosine};
-use tch::{Cuda, Device, Kind};
+use tch::{Cuda, Device, Kind, Tensor};
 
+/// The first GPU. First thing in every test here: libtorch asks once whether there is CUDA, and
+/// keeps that answer for the life of the process.
 fn gpu() -> Option<Device> {
-    if load_cuda().unwrap() && Cuda::is_available() {
+    let loaded = load_cuda().unwrap();
+    if loaded && Cuda::is_available() {
         return Some(Device::Cuda(0));
     }
+    assert!(
+        !(loaded && Path::new("/dev/nvidia0").exists()),
+        "this machine has a GPU that libtorch does not see: CUDA_VISIBLE_DEVICES hides it, or a test of this file used libtorch before gpu()"
+    );
     eprintln!("SKIPPED: no GPU, or no libtorch_cuda beside this libtorch");
     None
 }
@@ -114,6 +123,34 @@ fn many_batches_under_way_arrive_where_they_belong() {
             let cosine = min_cosine(&vectors(gpu, precision, budget), &here, 384);
             assert!(cosine >= floor, "{precision:?}, budget {budget}: {cosine}");
         }
+    }
+}
+
+#[test]
+fn vectors_in_fp16_are_the_others_rounded() {
+    let Some(gpu) = gpu() else { return };
+    let expected = expected("bert");
+    let contents: Vec<&[u32]> = expected.contents.iter().map(Vec::as_slice).collect();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let options = options(gpu, Pooling::Mean, precision, false);
+        let model = DualEncoder::load(&data("bert"), &options).unwrap();
+        let (encoder, width) = (model.query(), model.dim() as usize);
+        let whole = encoder.encode(&contents, expected.specials, 38, 20, &mut |_| {});
+        let whole = whole.unwrap();
+        let mut halves = vec![f32::NAN; whole.len()];
+        let mut take = |places: &[usize], vectors: &Tensor| {
+            assert_eq!(vectors.kind(), Kind::Half);
+            assert_eq!(vectors.device(), Device::Cpu);
+            let rows = flat(&vectors.to_kind(Kind::Float));
+            for (&place, row) in places.iter().zip(rows.chunks_exact(width)) {
+                halves[place * width..][..width].copy_from_slice(row);
+            }
+            ControlFlow::Continue(())
+        };
+        let outcome = encoder.encode_half(&contents, expected.specials, 38, 20, &mut take);
+        outcome.unwrap();
+        let difference = max_difference(&halves, &whole);
+        assert!(difference <= 4e-3, "{precision:?}: {difference}");
     }
 }
 

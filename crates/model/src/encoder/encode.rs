@@ -10,9 +10,10 @@ use super::prepared::Prepared;
 use crate::error::ModelError;
 use crate::packed::{PackedBatch, Specials};
 use quarry_torch_ext::Download;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Tokens a batch may hold on a CPU: its states then stay in the caches.
 pub const CPU_TOKEN_BUDGET: usize = 1024;
@@ -22,6 +23,9 @@ const TAIL: usize = 6;
 
 /// Takes the places of a batch's sequences and their vectors `[B · D]`.
 type Receive<'a> = dyn FnMut(&[usize], Vec<f32>) -> Result<(), ModelError> + 'a;
+
+/// Takes the same as a tensor in main memory, and says whether to go on.
+type Take<'a> = dyn FnMut(&[usize], Tensor) -> Result<ControlFlow<()>, ModelError> + 'a;
 
 impl Encoder {
     /// `[N · D]` f32 row after row in input order. `sequences` are content ids;
@@ -41,15 +45,6 @@ impl Encoder {
         token_budget: usize,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f32>, ModelError> {
-        let built;
-        let prepared = match &self.frozen {
-            Some(prepared) => prepared,
-            None => {
-                let _no_grad = tch::no_grad_guard();
-                built = self.prepare(Lanes::SINGLE)?;
-                &built
-            }
-        };
         let shared = self.setting.device == Device::Cpu;
         let work = batches(sequences, max_length, token_budget, shared);
         let batch = |places: &[usize]| {
@@ -58,7 +53,7 @@ impl Encoder {
         let width = self.dim().unsigned_abs() as usize;
         let mut rows = vec![0f32; sequences.len() * width];
         let mut done = 0;
-        self.blocks(prepared, &work, &batch, &mut |places, block| {
+        let mut receive = |places: &[usize], block: Vec<f32>| {
             // `places` is sorted as the batch sorts, so rows are in its packed order.
             for (&place, row) in places.iter().zip(block.chunks_exact(width)) {
                 if row.iter().any(|x| !x.is_finite()) {
@@ -69,8 +64,53 @@ impl Encoder {
             done += places.len();
             progress(done);
             Ok(())
-        })?;
+        };
+        self.with_prepared(|prepared| self.blocks(prepared, &work, &batch, &mut receive))?;
         Ok(rows)
+    }
+
+    /// As [`Encoder::encode`], for vectors that are wanted in fp16: they become so on the
+    /// device, before the copy. `take` gets the places of a batch's sequences and their
+    /// vectors, `[B, D]` f16 in main memory, finite or not; with `Break` it ends the work.
+    ///
+    /// One batch after the other, of which one is under way while `take` has the one
+    /// before: for a GPU, whose queue does not run dry however many sequences there are.
+    ///
+    /// # Errors
+    /// As `embed`.
+    pub fn encode_half(
+        &self,
+        sequences: &[&[u32]],
+        specials: Specials,
+        max_length: usize,
+        token_budget: usize,
+        take: &mut dyn FnMut(&[usize], &Tensor) -> ControlFlow<()>,
+    ) -> Result<(), ModelError> {
+        let work = batches(sequences, max_length, token_budget, false);
+        let batch = |places: &[usize]| {
+            PackedBatch::new(places.iter().map(|&i| sequences[i]), specials, max_length)
+        };
+        self.with_prepared(|prepared| {
+            let pass = self.pass(prepared);
+            overlapped(&pass, &work, &batch, Kind::Half, &mut |places, vectors| {
+                Ok(take(places, &vectors))
+            })
+        })
+    }
+
+    /// Calls `body` with compute copies: of trainable weights they are made now.
+    fn with_prepared(
+        &self,
+        body: impl FnOnce(&Prepared) -> Result<(), ModelError>,
+    ) -> Result<(), ModelError> {
+        if let Some(prepared) = &self.frozen {
+            return body(prepared);
+        }
+        let built = {
+            let _no_grad = tch::no_grad_guard();
+            self.prepare(Lanes::SINGLE)?
+        };
+        body(&built)
     }
 
     /// Hands each batch's vectors to `receive`, in any order.
@@ -88,7 +128,10 @@ impl Encoder {
         };
         let pass = self.pass(prepared);
         if self.setting.device != Device::Cpu {
-            return overlapped(&pass, work, batch, receive);
+            return overlapped(&pass, work, batch, Kind::Float, &mut |places, vectors| {
+                receive(places, values(&vectors)?)?;
+                Ok(ControlFlow::Continue(()))
+            });
         }
         if lanes < 2 {
             return work
@@ -131,23 +174,28 @@ impl Encoder {
 }
 
 /// One batch after the other on a GPU, which never waits for the host: while it computes
-/// a batch, the host receives the vectors of the one before and packs the next.
+/// a batch, the host takes the vectors of the one before and packs the next. They are copied
+/// in `kind`.
 fn overlapped<B: Fn(&[usize]) -> PackedBatch>(
     pass: &Pass,
     work: &[Vec<usize>],
     batch: &B,
-    receive: &mut Receive,
+    kind: Kind,
+    take: &mut Take,
 ) -> Result<(), ModelError> {
     let mut hand_over =
-        |(places, download): (&Vec<usize>, Download)| receive(places, values(&download.wait()?)?);
+        |(places, download): (&Vec<usize>, Download)| take(places, download.wait()?);
     let mut before = None;
     for places in work {
-        let download = Download::begin(&vectors(pass, &batch(places))?)?;
-        if let Some(earlier) = before.replace((places, download)) {
-            hand_over(earlier)?;
+        let found = vectors(pass, &batch(places))?.f_to_kind(kind)?;
+        let download = Download::begin(&found)?;
+        if let Some(earlier) = before.replace((places, download))
+            && hand_over(earlier)?.is_break()
+        {
+            return Ok(());
         }
     }
-    before.map_or(Ok(()), hand_over)
+    before.map_or(Ok(()), |last| hand_over(last).map(|_| ()))
 }
 
 /// `[B · D]` f32 in packed order.
@@ -209,9 +257,9 @@ mod tests {
     use crate::folder::ModelFolder;
     use std::path::Path;
 
-    /// What a GPU does, here on the processor: one batch under way, the one before received.
-    #[test]
-    fn overlapped_batches_arrive_in_order_and_a_refusal_ends_them() {
+    const SPECIALS: Specials = Specials { first: 2, last: 3 };
+
+    fn encoder() -> Encoder {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bert");
         let setting = Setting {
             device: Device::Cpu,
@@ -220,31 +268,74 @@ mod tests {
             normalize: true,
             trainable: false,
         };
-        let encoder = Encoder::load(ModelFolder::open(&dir).unwrap(), setting).unwrap();
+        Encoder::load(ModelFolder::open(&dir).unwrap(), setting).unwrap()
+    }
+
+    fn contents() -> Vec<Vec<u32>> {
+        (0..9u32).map(|i| (5..8 + i).collect()).collect()
+    }
+
+    /// What a GPU does, here on the processor: one batch under way, the one before taken.
+    #[test]
+    fn overlapped_batches_arrive_in_order_and_a_refusal_or_a_break_ends_them() {
+        let encoder = encoder();
         let pass = encoder.pass(encoder.frozen.as_ref().unwrap());
-        let data: Vec<Vec<u32>> = (0..9u32).map(|i| (5..8 + i).collect()).collect();
-        let specials = Specials { first: 2, last: 3 };
+        let data = contents();
         let batch = |places: &[usize]| {
-            PackedBatch::new(places.iter().map(|&i| data[i].as_slice()), specials, 38)
+            PackedBatch::new(places.iter().map(|&i| data[i].as_slice()), SPECIALS, 38)
         };
         let work = [vec![8], vec![7, 6], vec![5, 4, 3], vec![2, 1, 0]];
+        let kind = Kind::Float;
         let mut found = Vec::new();
-        overlapped(&pass, &work, &batch, &mut |places, rows| {
-            found.push((places.to_vec(), rows));
-            Ok(())
+        overlapped(&pass, &work, &batch, kind, &mut |places, rows| {
+            found.push((places.to_vec(), values(&rows)?));
+            Ok(ControlFlow::Continue(()))
         })
         .unwrap();
         let alone = |places: &Vec<usize>| (places.clone(), block(&pass, &batch(places)).unwrap());
         assert_eq!(found, work.each_ref().map(alone));
 
-        let mut received = 0;
-        let refused = overlapped(&pass, &work, &batch, &mut |_, _| {
-            received += 1;
-            Err(ModelError::NotFinite(0))
+        for ends_well in [false, true] {
+            let mut taken = 0;
+            let outcome = overlapped(&pass, &work, &batch, kind, &mut |_, _| {
+                taken += 1;
+                match ends_well {
+                    true => Ok(ControlFlow::Break(())),
+                    false => Err(ModelError::NotFinite(0)),
+                }
+            });
+            assert_eq!((outcome.is_ok(), taken), (ends_well, 1));
+        }
+        let none = overlapped(&pass, &[], &batch, kind, &mut |_, _| {
+            Ok(ControlFlow::Continue(()))
         });
-        assert!(refused.is_err());
-        assert_eq!(received, 1);
-        assert!(overlapped(&pass, &[], &batch, &mut |_, _| Ok(())).is_ok());
+        assert!(none.is_ok());
+    }
+
+    #[test]
+    fn half_vectors_are_the_others_rounded() {
+        let encoder = encoder();
+        let data = contents();
+        let sequences: Vec<&[u32]> = data.iter().map(Vec::as_slice).collect();
+        let expected = encoder.encode(&sequences, SPECIALS, 38, 20, &mut |_| {});
+        let expected = expected.unwrap();
+        let width = encoder.dim() as usize;
+        let mut found = vec![f32::NAN; expected.len()];
+        encoder
+            .encode_half(&sequences, SPECIALS, 38, 20, &mut |places, vectors| {
+                assert_eq!(vectors.kind(), Kind::Half);
+                let rows = values(&vectors.to_kind(Kind::Float)).unwrap();
+                for (&place, row) in places.iter().zip(rows.chunks_exact(width)) {
+                    found[place * width..][..width].copy_from_slice(row);
+                }
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        // Half of f16's last bit, and what another batch changes in f32.
+        for (found, expected) in found.iter().zip(&expected) {
+            let most = expected.abs() / 2048.0 + 1e-5;
+            assert!((found - expected).abs() <= most, "{found} for {expected}");
+        }
     }
 
     #[test]
