@@ -72,7 +72,7 @@ impl Forward<'_> {
             true => trained_embeddings(ids, positions, tables)?,
             false => sum_of_embeddings(ids, positions, &tables)?,
         };
-        let x = self.norm(&sum, &self.prepared.norm)?;
+        let x = layer_norm(&sum, &self.prepared.norm, self.config.layer_norm_eps)?;
         let dropped = drop(x, self.hidden_dropout())?;
         Ok(dropped.f_to_kind(self.kind)?)
     }
@@ -197,23 +197,25 @@ impl Forward<'_> {
             let out = residual_norm(x, &y, &norm.weight, &norm.bias, epsilon, dropout)?;
             return Ok(out);
         }
-        let mut y = drop(y, dropout)?;
+        let y = drop(y, dropout)?;
         match on_cpu {
             true => Ok(add_norm(x, y, &norm.weight, &norm.bias, epsilon)?),
-            false => Ok(self.norm(&y.f_add_(x)?, norm)?),
+            false => Ok(sum_norm(x, y, norm, epsilon)?),
         }
     }
+}
 
-    fn norm(&self, x: &Tensor, norm: &Norm) -> Result<Tensor, TchError> {
-        let (weight, bias) = (Some(&norm.weight), Some(&norm.bias));
-        x.f_layer_norm(
-            [self.config.hidden_size],
-            weight,
-            bias,
-            self.config.layer_norm_eps,
-            false,
-        )
-    }
+/// `LN(x + y)` by libtorch's operations, in the kind of `x`. Sum, statistics and scales are
+/// f32, as in the kernels of a CPU: bf16 would round the sum to 8 bits before the norm
+/// enlarges what is left of it.
+fn sum_norm(x: &Tensor, y: Tensor, norm: &Norm, epsilon: f64) -> Result<Tensor, TchError> {
+    let sum = y.f_to_kind(Kind::Float)?.f_add_(x)?;
+    layer_norm(&sum, norm, epsilon)?.f_to_kind(x.kind())
+}
+
+fn layer_norm(x: &Tensor, norm: &Norm, epsilon: f64) -> Result<Tensor, TchError> {
+    let (weight, bias) = (Some(&norm.weight), Some(&norm.bias));
+    x.f_layer_norm(norm.weight.size(), weight, bias, epsilon, false)
 }
 
 /// `[T, h]` f32 by libtorch's operations.
@@ -247,4 +249,39 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, dropout: f64) -> Result<Tensor, Tc
     let scores = q.f_mul_scalar(scale)?.f_matmul(&k.f_transpose(2, 3)?)?;
     let probabilities = scores.f_softmax(-1, q.kind())?;
     drop(probabilities, dropout)?.f_matmul(v)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a GPU does in bf16, here on the processor: far from 0 a sum of two states needs
+    /// more bits than they have.
+    #[test]
+    fn the_sum_before_a_norm_is_rounded_after_it_alone() {
+        tch::manual_seed(11);
+        let draw = |rows: i64| Tensor::randn([rows, 32], (Kind::Float, Device::Cpu)) * 0.05;
+        let [x, y] = [draw(64) + 4.0, draw(64)].map(|t| t.to_kind(Kind::BFloat16));
+        let norm = Norm {
+            weight: (draw(1) + 1.0).view([32]),
+            bias: draw(1).view([32]),
+        };
+        let exact = |t: &Tensor| t.to_kind(Kind::Double);
+        let wide = Norm {
+            weight: exact(&norm.weight),
+            bias: exact(&norm.bias),
+        };
+        let expected = layer_norm(&(exact(&x) + exact(&y)), &wide, 1e-12).unwrap();
+        // In halves of the last bit that bf16 has.
+        let worst = |found: &Tensor| {
+            let error = (exact(found) - &expected).abs() / expected.abs().clamp_min(1.0);
+            error.max().double_value(&[]) * 256.0
+        };
+        let found = sum_norm(&x, y.copy(), &norm, 1e-12).unwrap();
+        assert_eq!(found.kind(), Kind::BFloat16);
+        assert!(worst(&found) < 1.1, "{}", worst(&found));
+        let rounded = (&x + &y).to_kind(Kind::Float);
+        let coarse = layer_norm(&rounded, &norm, 1e-12).unwrap();
+        assert!(worst(&coarse) > 4.0, "{}", worst(&coarse));
+    }
 }

@@ -154,12 +154,6 @@ impl Prepared {
             kind,
             frozen,
             on_cpu: device == Device::Cpu,
-            // CPU kernels take f32 scales with bf16 inputs; CUDA's do not.
-            norm_kind: if device == Device::Cpu {
-                Kind::Float
-            } else {
-                kind
-            },
         };
         let token_type = match config.type_rows {
             0 => None,
@@ -173,7 +167,7 @@ impl Prepared {
                 .get("embeddings.position_embeddings.weight")?
                 .shallow_clone(),
             token_type: token_type.map(Tensor::shallow_clone),
-            norm: source.norm("embeddings.LayerNorm", Kind::Float)?,
+            norm: source.norm("embeddings.LayerNorm")?,
             layers: source.layers(lanes)?,
         })
     }
@@ -212,7 +206,6 @@ struct Source<'a> {
     kind: Kind,
     frozen: bool,
     on_cpu: bool,
-    norm_kind: Kind,
 }
 
 impl Source<'_> {
@@ -221,7 +214,9 @@ impl Source<'_> {
         tensor.ok_or_else(|| ModelError::Batch(format!("the encoder has no tensor {name:?}")))
     }
 
-    fn norm(&self, path: &str, kind: Kind) -> Result<Norm, ModelError> {
+    /// In f32 on any device: a LayerNorm is never computed in less.
+    fn norm(&self, path: &str) -> Result<Norm, ModelError> {
+        let kind = Kind::Float;
         Ok(Norm {
             weight: self.get(&format!("{path}.weight"))?.f_to_kind(kind)?,
             bias: self.get(&format!("{path}.bias"))?.f_to_kind(kind)?,
@@ -249,7 +244,7 @@ impl Source<'_> {
         let parts = layers.chunks(layers.len().div_ceil(lanes.count()).max(1));
         // A tensor may be used by one thread: each has its own handles.
         let parts = parts.map(|part| (self.weights.shallow_clone(), part));
-        let (config, kind, norm_kind) = (self.config, self.kind, self.norm_kind);
+        let (config, kind) = (self.config, self.kind);
         let (frozen, on_cpu) = (self.frozen, self.on_cpu);
         let parts = lanes.on_threads(parts.collect(), |(weights, part)| {
             let source = Source {
@@ -258,7 +253,6 @@ impl Source<'_> {
                 kind,
                 frozen,
                 on_cpu,
-                norm_kind,
             };
             part.iter().map(|&index| source.layer(index)).collect()
         })?;
@@ -282,7 +276,7 @@ impl Source<'_> {
         let (output, norm) = (format!("{path}.dense"), format!("{path}.LayerNorm"));
         if self.fuses() {
             let (weight, bias) = self.compute_copy(&output)?;
-            let norm = self.norm(&norm, Kind::Float)?;
+            let norm = self.norm(&norm)?;
             let norm = (&norm.weight, &norm.bias, self.config.layer_norm_eps);
             match ProjectionBranch::pack((&weight, &bias), norm) {
                 Ok(branch) => return Ok(AttentionEnd::Fused(branch)),
@@ -291,7 +285,7 @@ impl Source<'_> {
         }
         Ok(AttentionEnd::Parts {
             output: self.linear(&[output])?,
-            norm: self.norm(&norm, self.norm_kind)?,
+            norm: self.norm(&norm)?,
         })
     }
 
@@ -301,7 +295,7 @@ impl Source<'_> {
         if self.fuses() {
             let (w1, b1) = self.compute_copy(&inner)?;
             let (w2, b2) = self.compute_copy(&outer)?;
-            let norm = self.norm(&norm, Kind::Float)?;
+            let norm = self.norm(&norm)?;
             let norm = (&norm.weight, &norm.bias, self.config.layer_norm_eps);
             let gelu = fused(self.config.activation);
             match FeedForwardBranch::pack((&w1, &b1), (&w2, &b2), gelu, norm) {
@@ -312,7 +306,7 @@ impl Source<'_> {
         Ok(FeedForward::Parts {
             inner: self.linear(&[inner])?,
             outer: self.linear(&[outer])?,
-            norm: self.norm(&norm, self.norm_kind)?,
+            norm: self.norm(&norm)?,
         })
     }
 
