@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 17] = [
     "adamw",
     "attention",
     "branch",
@@ -11,6 +11,7 @@ const SOURCES: [&str; 16] = [
     "flash",
     "foreach",
     "inference",
+    "lamb",
     "linear",
     "norm",
     "residual",

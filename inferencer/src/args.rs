@@ -68,7 +68,8 @@ pub struct Args {
 
 const AFTER_HELP: &str = "\
 On SIGTERM or SIGINT the lease is returned and the process exits with 0; it also \
-exits with 0 when the run is finished. A coordinator that goes away is waited for: \
+exits with 0 when the run is finished. When its GPU fails, the lease is returned and \
+the process exits with 1: start it again. A coordinator that goes away is waited for: \
 a finished task is kept and delivered when it is back. One that has not answered \
 within --patience at the start is not: the process exits with 1.
 
@@ -83,8 +84,8 @@ Example, one worker a GPU on a machine with two:
   quarry-inferencer --coordinator http://head:7600 --store s3://bucket/run --device cuda:1 --threads 8";
 
 impl Args {
-    /// The device to compute on. Loads CUDA unless the CPU was asked for, so it
-    /// must come before any other use of libtorch.
+    /// The device to compute on. Loads CUDA unless the CPU was asked for, and fixes a GPU's
+    /// arithmetic, so it must come before any other use of libtorch.
     ///
     /// # Errors
     /// If the GPU that was asked for is not there.
@@ -104,7 +105,11 @@ impl Args {
         } else {
             0
         };
-        Ok(self.device.gpu(gpus)?.map_or(Device::Cpu, Device::Cuda))
+        let device = self.device.gpu(gpus)?.map_or(Device::Cpu, Device::Cuda);
+        if device.is_cuda() {
+            quarry_torch_ext::set_f32_partial_sums(true)?;
+        }
+        Ok(device)
     }
 }
 

@@ -59,21 +59,13 @@ impl Guard {
         })
     }
 
-    /// As the fused optimizer takes it.
+    /// As the optimizers' steps take it.
     #[must_use]
     pub fn as_step_guard(&self) -> StepGuard<'_> {
         StepGuard {
             divisor: &self.divisor,
             refused: &self.refused,
         }
-    }
-
-    /// `next` if the step is taken, `before` if it is refused.
-    ///
-    /// # Errors
-    /// When libtorch refuses.
-    pub fn choose(&self, next: &Tensor, before: &Tensor) -> Result<Tensor> {
-        Ok(before.f_where_self(&self.refused.f_gt(0.0)?, next)?)
     }
 }
 

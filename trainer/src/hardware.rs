@@ -9,8 +9,8 @@ use quarry_service::DeviceChoice;
 use quarry_service::cpu::has_native_bf16;
 use tch::Device;
 
-/// Loads CUDA if it may be wanted, fixes the threads, and names the device. To be
-/// called once, before any other use of libtorch.
+/// Loads CUDA if it may be wanted, fixes the threads and a GPU's arithmetic, and names the
+/// device. To be called once, before any other use of libtorch.
 ///
 /// # Errors
 /// A GPU that is asked for but not there.
@@ -23,6 +23,7 @@ pub fn claim(choice: DeviceChoice, threads: usize) -> Result<Device> {
     };
     let device = choice.gpu(gpus)?.map_or(Device::Cpu, Device::Cuda);
     if device.is_cuda() {
+        quarry_torch_ext::set_f32_partial_sums(true)?;
         replayable().context("cannot make the GPU deterministic")?;
     }
     Ok(device)

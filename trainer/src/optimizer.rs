@@ -10,11 +10,11 @@ use quarry_model::Parameter;
 use quarry_recipe::Optimizer as Kind;
 use quarry_recipe::Train;
 use quarry_torch_ext::{
-    AdamW, AdamWState, clip_global_norm_, drop_gradients, fused_adamw, fused_adamw_guarded,
-    global_norm,
+    AdamW, Lamb, StepState, clip_global_norm_, drop_gradients, fused_adamw, fused_adamw_guarded,
+    global_norm, lamb, lamb_guarded,
 };
 use std::collections::BTreeMap;
-use tch::{Kind as Dtype, Tensor};
+use tch::{Device, Kind as Dtype, Tensor};
 
 /// LAMB's bound on the weight norm inside the trust ratio (ANCE's code).
 const LAMB_WEIGHT_NORM: f64 = 10.0;
@@ -33,6 +33,14 @@ pub struct Optimizer {
 struct Group {
     decay: f64,
     names: Vec<String>,
+    params: Vec<Tensor>,
+    exp_avgs: Vec<Tensor>,
+    exp_avg_sqs: Vec<Tensor>,
+    steps: Vec<Tensor>,
+}
+
+/// The tensors of some parameters of a group, shared with it.
+struct Part {
     params: Vec<Tensor>,
     exp_avgs: Vec<Tensor>,
     exp_avg_sqs: Vec<Tensor>,
@@ -135,10 +143,12 @@ impl Optimizer {
                 }
                 Kind::Lamb => {
                     let hyper = Lamb {
-                        rate,
+                        lr: rate,
                         beta1: self.beta1,
                         beta2: self.beta2,
-                        epsilon: self.epsilon,
+                        weight_decay: group.decay,
+                        eps: self.epsilon,
+                        most_weight_norm: LAMB_WEIGHT_NORM,
                     };
                     group.lamb(&hyper, guard)?;
                 }
@@ -147,11 +157,13 @@ impl Optimizer {
         Ok(())
     }
 
-    /// A deep copy of the state on the CPU, named as a checkpoint names it.
-    #[must_use]
-    pub fn snapshot(&self) -> Vec<(String, Tensor)> {
+    /// A deep copy of the state on `device`, named as a checkpoint names it.
+    ///
+    /// # Errors
+    /// When libtorch refuses, as without memory.
+    pub fn snapshot(&self, device: Device) -> Result<Vec<(String, Tensor)>> {
         self.slots()
-            .map(|(name, tensor)| (name, on_cpu(tensor)))
+            .map(|(name, tensor)| Ok((name, copied(tensor, device)?)))
             .collect()
     }
 
@@ -193,13 +205,10 @@ impl Optimizer {
     }
 }
 
-/// A deep copy in main memory, whatever device `tensor` is on.
-pub fn on_cpu(tensor: &Tensor) -> Tensor {
-    let detached = tensor.detach();
-    match detached.device() {
-        tch::Device::Cpu => detached.copy(),
-        _ => detached.to_device(tch::Device::Cpu),
-    }
+fn copied(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    let mut copy = Tensor::f_empty(tensor.size(), (tensor.kind(), device))?;
+    copy.f_copy_(tensor)?;
+    Ok(copy)
 }
 
 impl Group {
@@ -230,18 +239,22 @@ impl Group {
         gradients.filter(|(_, gradient)| gradient.defined()).unzip()
     }
 
+    fn part(&self, places: &[usize]) -> Part {
+        let pick = |list: &[Tensor]| -> Vec<Tensor> {
+            places.iter().map(|&at| list[at].shallow_clone()).collect()
+        };
+        Part {
+            params: pick(&self.params),
+            exp_avgs: pick(&self.exp_avgs),
+            exp_avg_sqs: pick(&self.exp_avg_sqs),
+            steps: pick(&self.steps),
+        }
+    }
+
     fn adamw(&mut self, hyper: &AdamW, guard: Option<&Guard>) -> Result<()> {
         let (touched, grads) = self.touched();
-        let pick = |list: &[Tensor]| -> Vec<Tensor> {
-            touched.iter().map(|&at| list[at].shallow_clone()).collect()
-        };
-        let state = AdamWState {
-            params: &mut pick(&self.params),
-            grads: &grads,
-            exp_avgs: &mut pick(&self.exp_avgs),
-            exp_avg_sqs: &mut pick(&self.exp_avg_sqs),
-            state_steps: &mut pick(&self.steps),
-        };
+        let mut part = self.part(&touched);
+        let state = part.state(&grads);
         match guard {
             Some(guard) => fused_adamw_guarded(state, hyper, &guard.as_step_guard())?,
             None => fused_adamw(state, hyper)?,
@@ -253,60 +266,35 @@ impl Group {
     /// correction, decay inside the update, weight norm bounded by 10.
     fn lamb(&mut self, hyper: &Lamb, guard: Option<&Guard>) -> Result<()> {
         let (touched, grads) = self.touched();
-        // A refused step computes as any other, and keeps what was there.
-        let taken = |next: Tensor, before: &Tensor| match guard {
-            Some(guard) => guard.choose(&next, before),
-            None => Ok(next),
+        let Some(first) = grads.first() else {
+            return Ok(());
         };
-        for (&at, gradient) in touched.iter().zip(&grads) {
-            let gradient = match guard {
-                Some(guard) => gradient.f_div(&guard.divisor)?,
-                None => gradient.shallow_clone(),
-            };
-            let (m, v) = (&mut self.exp_avgs[at], &mut self.exp_avg_sqs[at]);
-            let next = m
-                .f_mul_scalar(hyper.beta1)?
-                .f_add(&gradient.f_mul_scalar(1.0 - hyper.beta1)?)?;
-            m.f_copy_(&taken(next, m)?)?;
-            let squared = gradient.f_square()?.f_mul_scalar(1.0 - hyper.beta2)?;
-            let next = v.f_mul_scalar(hyper.beta2)?.f_add(&squared)?;
-            v.f_copy_(&taken(next, v)?)?;
-            let weights = &mut self.params[at];
-            let mut update = m.f_div(&v.f_sqrt()?.f_add_scalar(hyper.epsilon)?)?;
-            if self.decay > 0.0 {
-                update = update.f_add(&weights.f_mul_scalar(self.decay)?)?;
+        // A GPU wants few launches. On the processor they cost nothing, and one parameter
+        // after the other needs memory for the largest alone.
+        let together = match first.device() {
+            Device::Cpu => 1,
+            _ => grads.len(),
+        };
+        for (places, grads) in touched.chunks(together).zip(grads.chunks(together)) {
+            let mut part = self.part(places);
+            let state = part.state(grads);
+            match guard {
+                Some(guard) => lamb_guarded(state, hyper, &guard.as_step_guard())?,
+                None => lamb(state, hyper)?,
             }
-            let trust = trust_ratio(weights, &update)?;
-            let change = update.f_mul(&trust)?.f_mul_scalar(hyper.rate)?;
-            let change = match guard {
-                Some(guard) => guard.choose(&change, &change.f_zeros_like()?)?,
-                None => change,
-            };
-            let _ = weights.f_sub_(&change)?;
-            let next = self.steps[at].f_add_scalar(1.0)?;
-            let counted = taken(next, &self.steps[at])?;
-            self.steps[at].f_copy_(&counted)?;
         }
         Ok(())
     }
 }
 
-/// The numbers of a LAMB step that all parameters share.
-struct Lamb {
-    rate: f64,
-    beta1: f64,
-    beta2: f64,
-    epsilon: f64,
-}
-
-/// `min(‖w‖₂, 10) / ‖u‖₂`, or 1 where either norm is 0; a scalar on the device,
-/// so that no step waits for a GPU.
-fn trust_ratio(weights: &Tensor, update: &Tensor) -> Result<Tensor> {
-    let weight_norm = weights.f_norm()?.f_clamp_max(LAMB_WEIGHT_NORM)?;
-    let update_norm = update.f_norm()?;
-    let usable = weight_norm
-        .f_gt(0.0)?
-        .f_logical_and(&update_norm.f_gt(0.0)?)?;
-    let ratio = weight_norm.f_div(&update_norm)?;
-    Ok(ratio.f_where_self(&usable, &ratio.f_ones_like()?)?)
+impl Part {
+    fn state<'a>(&'a mut self, grads: &'a [Tensor]) -> StepState<'a> {
+        StepState {
+            params: &mut self.params,
+            grads,
+            exp_avgs: &mut self.exp_avgs,
+            exp_avg_sqs: &mut self.exp_avg_sqs,
+            state_steps: &mut self.steps,
+        }
+    }
 }

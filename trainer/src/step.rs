@@ -99,6 +99,12 @@ impl Learner {
         self
     }
 
+    /// Where the weights are.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
     /// The weights.
     #[must_use]
     pub fn encoder(&self) -> &DualEncoder {

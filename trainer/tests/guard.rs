@@ -1,6 +1,6 @@
 //! Steps judged on the device: they train as others do, a step that is not finite changes
 //! nothing, and nothing waits. The processor can judge so too, so this runs everywhere;
-//! with a GPU it is compared with the processor.
+//! with a GPU it is compared with the processor. Every test loads libtorch's CUDA half first.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -75,14 +75,18 @@ fn micro(step: u32, damaged: bool) -> MicroBatch {
 }
 
 fn weights(learner: &Learner) -> Vec<Vec<f32>> {
+    masters(learner.encoder())
+}
+
+fn masters(encoder: &DualEncoder) -> Vec<Vec<f32>> {
     let flat = |t: &Tensor| t.detach().to_device(Device::Cpu).contiguous().view(-1);
-    let parameters = learner.encoder().parameters();
+    let parameters = encoder.parameters();
     let values = |t: &Tensor| Vec::<f32>::try_from(flat(t)).unwrap();
     parameters.iter().map(|p| values(&p.tensor)).collect()
 }
 
 fn moments(learner: &Learner) -> Vec<Vec<f32>> {
-    let state = learner.optimizer().snapshot();
+    let state = learner.optimizer().snapshot(Device::Cpu).unwrap();
     let values = |t: &Tensor| Vec::<f32>::try_from(t.view(-1)).unwrap();
     state.iter().map(|(_, t)| values(t)).collect()
 }
@@ -104,6 +108,7 @@ const KINDS: [(Optimizer, Loss); 3] = [
 
 #[test]
 fn steps_judged_late_train_as_others_do() {
+    support::load_libtorch();
     let _turn = turn();
     let folder = model();
     for (optimizer, loss) in KINDS {
@@ -156,6 +161,7 @@ fn steps_judged_late_train_as_others_do() {
 
 #[test]
 fn a_step_that_is_not_finite_and_all_after_it_change_nothing() {
+    support::load_libtorch();
     let _turn = turn();
     let folder = model();
     for (optimizer, loss) in KINDS {
@@ -234,13 +240,36 @@ fn a_gpu_refuses_a_step_that_is_not_finite() {
     let Some(gpu) = support::gpu() else { return };
     let _turn = turn();
     let folder = model();
+    for optimizer in [Optimizer::AdamW, Optimizer::Lamb] {
+        let recipe = recipe(optimizer, Loss::InfoNce);
+        let mut learner = learner(&folder, gpu, Precision::Bf16, &recipe);
+        poison(&learner);
+        let _ = learner.step(0, &[micro(0, false)], 1e-3).unwrap();
+        let before = bits(&weights(&learner));
+        let error = learner.step(1, &[micro(1, true)], 1e-3).unwrap_err();
+        assert_eq!(error.downcast_ref::<NotFinite>().unwrap().step, 1);
+        assert_eq!(bits(&weights(&learner)), before, "{optimizer:?}");
+        assert_eq!(learner.encoder().parameters()[0].tensor.kind(), Kind::Float);
+    }
+}
+
+/// What a checkpoint takes: no later step reaches it.
+#[test]
+fn a_copy_stays_on_the_gpu_as_it_was_made() {
+    let Some(gpu) = support::gpu() else { return };
+    let _turn = turn();
+    let folder = model();
     let recipe = recipe(Optimizer::AdamW, Loss::InfoNce);
     let mut learner = learner(&folder, gpu, Precision::Bf16, &recipe);
-    poison(&learner);
     let _ = learner.step(0, &[micro(0, false)], 1e-3).unwrap();
-    let before = bits(&weights(&learner));
-    let error = learner.step(1, &[micro(1, true)], 1e-3).unwrap_err();
-    assert_eq!(error.downcast_ref::<NotFinite>().unwrap().step, 1);
-    assert_eq!(bits(&weights(&learner)), before);
-    assert_eq!(learner.encoder().parameters()[0].tensor.kind(), Kind::Float);
+    let (weights_then, moments_then) = (weights(&learner), moments(&learner));
+    let copy = learner.encoder().duplicate(gpu).unwrap();
+    let state = learner.optimizer().snapshot(gpu).unwrap();
+    assert!(state.iter().all(|(_, tensor)| tensor.device() == gpu));
+    let _ = learner.step(1, &[micro(1, false)], 1e-3).unwrap();
+    assert_ne!(weights(&learner), weights_then);
+    assert_eq!(masters(&copy), weights_then);
+    let values = |t: &Tensor| Vec::<f32>::try_from(t.to_device(Device::Cpu).view(-1)).unwrap();
+    let state: Vec<_> = state.iter().map(|(_, tensor)| values(tensor)).collect();
+    assert_eq!(state, moments_then);
 }

@@ -5,14 +5,22 @@ use half::f16;
 use quarry_index::{ExactIndex, Hit, Part, Search};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::path::Path;
 use tch::{Cuda, Device};
 
 const DIM: usize = 64;
 
+/// The first GPU. First thing in every test here: libtorch asks once whether there is CUDA, and
+/// keeps that answer for the life of the process.
 fn gpu() -> Option<Device> {
-    if quarry_torch_ext::load_cuda().unwrap() && Cuda::is_available() {
+    let loaded = quarry_torch_ext::load_cuda().unwrap();
+    if loaded && Cuda::is_available() {
         return Some(Device::Cuda(0));
     }
+    assert!(
+        !(loaded && Path::new("/dev/nvidia0").exists()),
+        "this machine has a GPU that libtorch does not see: CUDA_VISIBLE_DEVICES hides it, or a test of this file used libtorch before gpu()"
+    );
     eprintln!("SKIPPED: no GPU, or no libtorch_cuda beside this libtorch");
     None
 }

@@ -47,3 +47,17 @@ extern "C" char* quarry_set_deterministic(bool on) {
     context.setDeterministicFillUninitializedMemory(false);
   });
 }
+
+// Split products stay allowed: only the sums of their parts are not to be rounded.
+extern "C" char* quarry_set_f32_partial_sums(bool on) {
+  return guarded([&] {
+    at::globalContext().setAllowBF16ReductionCuBLAS(/*allow_reduced_precision=*/!on, /*allow_splitk=*/true);
+  });
+}
+
+extern "C" char* quarry_f32_partial_sums(bool* on) {
+  return guarded([&] {
+    *on = at::globalContext().allowBF16ReductionCuBLAS() ==
+        at::CuBLASReductionOption::DisallowReducedPrecisionAllowSplitK;
+  });
+}

@@ -24,6 +24,8 @@ unsafe extern "C" {
     pub(crate) fn quarry_set_num_interop_threads(count: c_int) -> Message;
     pub(crate) fn quarry_set_flush_denormal(on: bool, supported: *mut bool) -> Message;
     pub(crate) fn quarry_set_deterministic(on: bool) -> Message;
+    pub(crate) fn quarry_set_f32_partial_sums(on: bool) -> Message;
+    pub(crate) fn quarry_f32_partial_sums(on: *mut bool) -> Message;
 
     pub(crate) fn quarry_libtorch_cpu_path() -> *const c_char;
     pub(crate) fn quarry_load_library(path: *const c_char) -> Message;
@@ -53,6 +55,23 @@ unsafe extern "C" {
         beta2: f64,
         weight_decay: f64,
         eps: f64,
+        divisor: RawTensor,
+        refused: RawTensor,
+    ) -> Message;
+
+    pub(crate) fn quarry_lamb(
+        params: *const RawTensor,
+        grads: *const RawTensor,
+        exp_avgs: *const RawTensor,
+        exp_avg_sqs: *const RawTensor,
+        state_steps: *const RawTensor,
+        count: usize,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+        most_weight_norm: f64,
         divisor: RawTensor,
         refused: RawTensor,
     ) -> Message;

@@ -1,7 +1,7 @@
 //! What tch leaves unbound, in one C++ shim and a safe Rust face.
 //!
-//! Owns every torch `unsafe` of the workspace: the fused AdamW step, operations over
-//! lists of tensors, inference mode, oneDNN's fused linear layer, attention over packed
+//! Owns every torch `unsafe` of the workspace: the fused AdamW step, LAMB and other operations
+//! over lists of tensors, inference mode, oneDNN's fused linear layer, attention over packed
 //! sequences, the ends of a transformer's branches in one pass, LayerNorm of a sum with and without dropout, layers in training that fill
 //! their masters' gradients, the counting of operations and memory, late loading of CUDA,
 //! flash attention and unwaited copies there, libtorch's process-wide settings, and the
@@ -25,15 +25,17 @@ mod ffi;
 mod flash;
 mod foreach;
 mod inference;
+mod lamb;
 mod linear;
 mod norm;
 mod residual;
 mod settings;
+mod step;
 mod tally;
 mod trained;
 mod transfer;
 
-pub use adamw::{AdamW, AdamWState, StepGuard, fused_adamw, fused_adamw_guarded};
+pub use adamw::{AdamW, fused_adamw, fused_adamw_guarded};
 pub use allocator::{release_spare_memory, share_the_first_arena};
 pub use attention::PackedAttention;
 pub use branch::{FeedForwardBranch, ProjectionBranch};
@@ -42,13 +44,15 @@ pub use error::Error;
 pub use flash::{FlashAttention, SequenceBounds};
 pub use foreach::{clip_global_norm_, drop_gradients, global_norm, mul_scalar_};
 pub use inference::InferenceMode;
+pub use lamb::{Lamb, lamb, lamb_guarded};
 pub use linear::{Activation, PackedLinear};
 pub use norm::add_norm;
 pub use residual::{SeededDropout, residual_norm};
 pub use settings::{
-    header_version, libtorch_version, set_deterministic, set_flush_denormal,
-    set_num_interop_threads, set_num_threads,
+    f32_partial_sums, header_version, libtorch_version, set_deterministic, set_f32_partial_sums,
+    set_flush_denormal, set_num_interop_threads, set_num_threads,
 };
+pub use step::{StepGuard, StepState};
 pub use tally::{Counts, tally};
 pub use trained::{EmbeddingTables, TrainedLinear, trained_embeddings, trained_feed_forward};
 pub use transfer::{Download, upload};

@@ -94,6 +94,35 @@ pub fn set_deterministic(on: bool) -> Result<(), Error> {
     }
 }
 
+/// Lets cuBLAS add the parts of a split bf16 product in f32, rather than round each sum to
+/// bf16, as it may by default. A CPU adds in f32 in any case.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn set_f32_partial_sums(on: bool) -> Result<(), Error> {
+    // SAFETY: a plain flag.
+    unsafe {
+        ffi::check(
+            "setAllowBF16ReductionCuBLAS",
+            ffi::quarry_set_f32_partial_sums(on),
+        )
+    }
+}
+
+/// Whether [`set_f32_partial_sums`] is on.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn f32_partial_sums() -> Result<bool, Error> {
+    let mut on = false;
+    // SAFETY: writes one bool.
+    unsafe {
+        let message = ffi::quarry_f32_partial_sums(&mut on);
+        ffi::check("allowBF16ReductionCuBLAS", message)?;
+    }
+    Ok(on)
+}
+
 fn thread_count(operation: &'static str, count: usize) -> Result<c_int, Error> {
     c_int::try_from(count)
         .ok()

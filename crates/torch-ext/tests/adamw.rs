@@ -1,7 +1,7 @@
 //! The fused step against the formula in f64, and against the same step in tch operations.
 #![allow(clippy::unwrap_used)]
 
-use quarry_torch_ext::{AdamW, AdamWState, Error, StepGuard, fused_adamw, fused_adamw_guarded};
+use quarry_torch_ext::{AdamW, Error, StepGuard, StepState, fused_adamw, fused_adamw_guarded};
 use tch::{Device, Kind, Tensor};
 
 const HYPER: AdamW = AdamW {
@@ -47,8 +47,8 @@ impl Optimizer {
         fused_adamw_guarded(self.state(grads), &HYPER, &guard)
     }
 
-    fn state<'a>(&'a mut self, grads: &'a [Tensor]) -> AdamWState<'a> {
-        AdamWState {
+    fn state<'a>(&'a mut self, grads: &'a [Tensor]) -> StepState<'a> {
+        StepState {
             params: &mut self.params,
             grads,
             exp_avgs: &mut self.exp_avgs,

@@ -107,6 +107,7 @@ fn dropout_of_probabilities_keeps_the_mean_and_repeats_by_seed() {
 
 #[test]
 fn what_the_kernel_cannot_is_refused_before_it_runs() {
+    support::load_libtorch();
     let refusal = |heads, width, kind, device| {
         let refused = FlashAttention::new(heads, width, kind, device);
         refused.unwrap_err().to_string()
@@ -120,6 +121,7 @@ fn what_the_kernel_cannot_is_refused_before_it_runs() {
 
 #[test]
 fn bounds_are_the_sums_of_the_lengths() {
+    support::load_libtorch();
     let bounds = SequenceBounds::new(&[3, 1, 4], Device::Cpu).unwrap();
     assert_eq!(bounds.cumulative().kind(), Kind::Int);
     let ends = Vec::<i32>::try_from(bounds.cumulative()).unwrap();

@@ -1,20 +1,24 @@
 //! Process-wide settings take effect, and wrong ones are refused.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use quarry_torch_ext::{
-    header_version, libtorch_version, load_cuda, set_deterministic, set_flush_denormal,
-    set_num_interop_threads, set_num_threads,
+    f32_partial_sums, header_version, libtorch_version, load_cuda, set_deterministic,
+    set_f32_partial_sums, set_flush_denormal, set_num_interop_threads, set_num_threads,
 };
 use tch::{Kind, Tensor};
 
 #[test]
 fn the_loaded_libtorch_is_the_one_compiled_against() {
+    support::load_libtorch();
     assert_eq!(libtorch_version().unwrap(), header_version());
     assert_eq!(header_version(), "2.11.0");
 }
 
 #[test]
 fn thread_counts_are_set_and_zero_is_refused() {
+    support::load_libtorch();
     set_num_threads(1).unwrap();
     assert_eq!(tch::get_num_threads(), 1);
     assert!(
@@ -32,6 +36,7 @@ fn thread_counts_are_set_and_zero_is_refused() {
 
 #[test]
 fn denormals_are_flushed_when_asked() {
+    support::load_libtorch();
     let denormal = Tensor::from_slice(&[1e-40_f32]);
     if set_flush_denormal(true).unwrap() {
         assert_eq!(
@@ -48,6 +53,7 @@ fn denormals_are_flushed_when_asked() {
 /// `put_` without accumulation has no deterministic kernel: it works, then it is refused.
 #[test]
 fn deterministic_mode_refuses_what_has_no_deterministic_kernel() {
+    support::load_libtorch();
     let put = || {
         let mut target = Tensor::zeros([3], (Kind::Float, tch::Device::Cpu));
         target
@@ -70,13 +76,21 @@ fn deterministic_mode_refuses_what_has_no_deterministic_kernel() {
 }
 
 #[test]
+fn partial_sums_are_f32_once_they_were_asked_to_be() {
+    support::load_libtorch();
+    assert!(!f32_partial_sums().unwrap(), "libtorch has another default");
+    for on in [true, false, true] {
+        set_f32_partial_sums(on).unwrap();
+        assert_eq!(f32_partial_sums().unwrap(), on);
+    }
+}
+
+#[test]
 fn loading_cuda_answers_the_same_twice() {
     let first = load_cuda().unwrap();
     assert_eq!(load_cuda().unwrap(), first);
-    if first {
-        println!("cuda devices: {}", tch::Cuda::device_count());
-    } else {
-        assert!(!tch::Cuda::is_available());
-        eprintln!("SKIPPED: no libtorch_cuda beside this libtorch");
+    assert!(first || !tch::Cuda::is_available());
+    if support::gpu().is_some() {
+        assert!(tch::Cuda::device_count() > 0);
     }
 }

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 #[test]
 fn on_the_cpu_a_download_is_a_copy() {
+    support::load_libtorch();
     let mut source = upload(&[1i64, 2, 3], Device::Cpu).unwrap();
     assert_eq!((source.kind(), source.size()), (Kind::Int64, vec![3]));
     let download = Download::begin(&source).unwrap();
@@ -28,6 +29,7 @@ fn on_the_cpu_a_download_is_a_copy() {
 
 #[test]
 fn devices_that_are_neither_are_refused() {
+    support::load_libtorch();
     let message = upload(&[1i64], Device::Mps).unwrap_err().to_string();
     assert!(
         message.contains("neither the CPU nor a CUDA device"),

@@ -38,11 +38,23 @@ pub struct TinyRun {
     pub run: RunDocument,
 }
 
+/// Loads libtorch_cuda where there is one, and says whether. First thing in every test of a
+/// file that also has tests for a GPU: libtorch asks once whether there is CUDA, as when it is
+/// seeded, and keeps that answer for the life of the process.
+pub fn load_libtorch() -> bool {
+    quarry_torch_ext::load_cuda().unwrap()
+}
+
 /// The first GPU. Without one it says so, and the test is to return.
 pub fn gpu() -> Option<tch::Device> {
-    if quarry_torch_ext::load_cuda().unwrap() && tch::Cuda::is_available() {
+    let loaded = load_libtorch();
+    if loaded && tch::Cuda::is_available() {
         return Some(tch::Device::Cuda(0));
     }
+    assert!(
+        !(loaded && Path::new("/dev/nvidia0").exists()),
+        "this machine has a GPU that libtorch does not see: CUDA_VISIBLE_DEVICES hides it, or a test of this file used libtorch before load_libtorch()"
+    );
     eprintln!("SKIPPED: no GPU, or no libtorch_cuda beside this libtorch");
     None
 }

@@ -113,15 +113,19 @@ pub struct Encoder {
 impl Encoder {
     pub(crate) fn load(folder: ModelFolder, setting: Setting) -> Result<Self, ModelError> {
         let weights = weights::read(&folder.weights, &folder.config, setting.device)?;
-        Self::new(folder, weights, setting)
+        let kernels = kernels(&folder.config, &setting);
+        Self::new(folder, weights, setting, kernels)
     }
 
-    fn new(folder: ModelFolder, weights: Weights, setting: Setting) -> Result<Self, ModelError> {
+    fn new(
+        folder: ModelFolder,
+        weights: Weights,
+        setting: Setting,
+        (packed_attention, flash): Kernels,
+    ) -> Result<Self, ModelError> {
         for tensor in weights.tensors.values() {
             let _ = tensor.f_set_requires_grad(setting.trainable)?;
         }
-        let packed_attention = packed_attention(&folder.config, &setting);
-        let flash = flash_attention(&folder.config, &setting);
         let mut encoder = Self {
             folder,
             weights,
@@ -316,7 +320,12 @@ impl Encoder {
             device,
             ..self.setting
         };
-        Self::new(self.folder.clone(), weights, setting)
+        let kernels = match device == self.setting.device {
+            // Looking again would run and wait for a pass on a GPU.
+            true => (self.packed_attention, self.flash),
+            false => kernels(self.config(), &setting),
+        };
+        Self::new(self.folder.clone(), weights, setting, kernels)
     }
 
     /// Where the weights are.
@@ -330,6 +339,16 @@ impl Encoder {
             .write(dir, self.setting.pooling, self.setting.normalize)?;
         weights::write(&dir.join("model.safetensors"), self.config(), &self.weights)
     }
+}
+
+/// The kernels for packed sequences of a processor and of a GPU, where there are such.
+type Kernels = (Option<PackedAttention>, Option<FlashAttention>);
+
+fn kernels(config: &Config, setting: &Setting) -> Kernels {
+    (
+        packed_attention(config, setting),
+        flash_attention(config, setting),
+    )
 }
 
 /// The kernel for packed sequences, if this processor has it.

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test file uses a part.
 
 use quarry_torch_ext::load_cuda;
+use std::path::Path;
 use tch::{Cuda, Device, Tensor};
 
 /// `softmax(Q Kᵀ / √d) V`, sequence after sequence, in the kind of its input.
@@ -22,12 +23,24 @@ pub fn textbook(projections: &Tensor, lengths: &[i64], heads: i64) -> Tensor {
     Tensor::cat(&contexts, 0)
 }
 
-/// The first GPU. Without one it says so, and the test is to return.
+/// Loads libtorch_cuda where there is one, and says whether. First thing in every test of a
+/// file that also has tests for a GPU: libtorch asks once whether there is CUDA, as when it is
+/// seeded, and keeps that answer for the life of the process.
 #[allow(clippy::unwrap_used)]
+pub fn load_libtorch() -> bool {
+    load_cuda().unwrap()
+}
+
+/// The first GPU. Without one it says so, and the test is to return.
 pub fn gpu() -> Option<Device> {
-    if load_cuda().unwrap() && Cuda::is_available() {
+    let loaded = load_libtorch();
+    if loaded && Cuda::is_available() {
         return Some(Device::Cuda(0));
     }
+    assert!(
+        !(loaded && Path::new("/dev/nvidia0").exists()),
+        "this machine has a GPU that libtorch does not see: CUDA_VISIBLE_DEVICES hides it, or a test of this file used libtorch before load_libtorch()"
+    );
     eprintln!("SKIPPED: no GPU, or no libtorch_cuda beside this libtorch");
     None
 }
