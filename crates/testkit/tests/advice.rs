@@ -16,6 +16,10 @@ fn a_store_that_keeps_nothing_is_refused_for_one_that_does() {
         model.to_str().unwrap(),
         "--store",
         "memory:",
+        "--set",
+        "model.query_length=32",
+        "--set",
+        "train.passage_length=48",
     ];
     let refused = site.quarry(&prepare);
     let said = refused.refusal();
