@@ -250,7 +250,10 @@ fn write_folder(parcel: Parcel) -> Result<()> {
 fn in_main_memory(moments: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>> {
     let moved = moments.into_iter().map(|(name, tensor)| {
         let tensor = tensor.f_to_device(Device::Cpu);
-        Ok((name, tensor.context("cannot copy the moments from the GPU")?))
+        Ok((
+            name,
+            tensor.context("cannot copy the moments from the GPU")?,
+        ))
     });
     moved.collect()
 }
