@@ -21,6 +21,8 @@ use tonic::Status;
 
 /// Pause between two looks for a run that is not there yet.
 const RUN_POLL: Duration = Duration::from_secs(1);
+/// Looks between two words about it.
+const LOOKS_A_WORD: u32 = 60;
 
 /// Runs a worker until the run is finished or `shutdown` is cancelled.
 ///
@@ -107,18 +109,24 @@ async fn find_run(
     store: &Store,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<RunDocument>> {
-    let mut said = false;
+    let mut looks = 0;
     loop {
-        match RunDocument::read(store).await {
+        let error = match RunDocument::read(store).await {
             Ok(run) => return Ok(Some(run)),
-            Err(error) if error.is_not_found() || error.is_retryable() => {
-                if !said {
-                    tracing::warn!(%error, "no run in the store yet; waiting for one");
-                }
-                said = true;
+            Err(error) => error,
+        };
+        let say = looks % LOOKS_A_WORD == 0;
+        match error {
+            error if error.is_not_found() && say => {
+                tracing::warn!(%error, "no run in the store yet; waiting for one");
             }
-            Err(error) => return Err(error.into()),
+            error if error.is_retryable() && say => {
+                tracing::warn!(%error, "cannot look for a run in the store; trying again");
+            }
+            error if error.is_not_found() || error.is_retryable() => {}
+            error => return Err(error.into()),
         }
+        looks += 1;
         tokio::select! {
             () = shutdown.cancelled() => return Ok(None),
             () = tokio::time::sleep(RUN_POLL) => {}

@@ -5,12 +5,13 @@ import json
 
 
 def cut(data, passages, to):
-    """Writes about `passages` evenly spaced passages of the BEIR folder `data` to `to`, with
+    """Writes `passages` evenly spaced passages of the BEIR folder `data` to `to`, with
     the questions that have a positive among them: all contenders read the same part."""
     (to / "qrels").mkdir(parents=True, exist_ok=True)
     with gzip.open(data / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
         corpus = list(lines)
-    corpus = corpus[:: max(1, len(corpus) // passages)][:passages]
+    passages = min(passages, len(corpus))
+    corpus = [corpus[i * len(corpus) // passages] for i in range(passages)]
     kept = {json.loads(line)["_id"] for line in corpus}
     questions = set()
     for qrels in sorted((data / "qrels").glob("*.tsv")):

@@ -259,7 +259,7 @@ def main():
         }
         show(suite, reports[suite])
     if args.json:
-        setting = {"threads": args.threads, "data": str(whole), "machine": machine()}
+        setting = {"threads": args.threads, "data": str(whole), "passages": args.passages, "machine": machine()}
         args.json.write_text(json.dumps({"setting": setting, **reports}, indent=1))
 
 

@@ -25,7 +25,7 @@ pub enum NegativesError {
     #[error(transparent)]
     Block(#[from] CorpusError),
     /// The generation does not fit this run.
-    #[error("generation {generation} is refused: {reason}; training goes on with the one before")]
+    #[error("generation {generation} is refused: {reason}")]
     Unfit {
         /// The generation.
         generation: u64,

@@ -91,7 +91,7 @@ fn refuse_layers<'a>(
         Some(last) if last >= config.layers.unsigned_abs() => Err(ModelError::invalid(
             path,
             format!(
-                "it holds layer {last}, counted from 0, where the config asks for {} in all; use the config these weights came with",
+                "it holds layer {last}, counted from 0, where the config asks for {} in all; use the config these weights came with, or remove the layers beyond it from the file",
                 config.layers
             ),
         )),

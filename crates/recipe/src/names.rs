@@ -13,8 +13,15 @@ impl Recipe {
             "data.dev",
             "name the train and the dev split; dev scores every generation",
         )?;
+        require(
+            is_component(&self.name),
+            "name",
+            &format!(
+                "{:?} becomes the name of a folder, so write it without slashes and control characters, the first character no dot",
+                self.name
+            ),
+        )?;
         for (key, name) in [
-            ("name", &self.name),
             ("data.train", &data.train),
             ("data.dev", &data.dev),
             ("data.test", &data.test),
@@ -34,6 +41,12 @@ impl Recipe {
             "train, dev and test must be different splits",
         )
     }
+}
+
+/// Whether a folder of this name lies where it is put, on any system.
+fn is_component(name: &str) -> bool {
+    let odd = |c: char| matches!(c, '/' | '\\') || c.is_control();
+    !name.is_empty() && !name.starts_with('.') && !name.chars().any(odd)
 }
 
 /// The rule by which `quarry_corpus::prepare` takes the names of splits.
@@ -61,18 +74,20 @@ mod tests {
             "..",
             ".hidden",
             "",
-            "two words",
+            "a\\b",
             "a\n",
         ] {
             let said = refused(|r| r.name = name.to_owned());
             assert!(said.starts_with("recipe key `name`: "), "{name:?}: {said}");
             assert!(!said.contains(char::is_control), "{said:?}");
         }
-        let named = Recipe {
-            name: "msmarco-v1.1_seed-2".to_owned(),
-            ..Recipe::default()
-        };
-        named.validate().unwrap();
+        for name in ["msmarco-v1.1_seed-2", "zweite Übung", "检索"] {
+            let named = Recipe {
+                name: name.to_owned(),
+                ..Recipe::default()
+            };
+            named.validate().unwrap();
+        }
     }
 
     #[test]

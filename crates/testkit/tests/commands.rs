@@ -82,19 +82,30 @@ fn encoding() {
     assert_says(&refused, &["cannot write", "missing/vectors"]);
 
     let before = fs::read(&vectors).unwrap();
-    for (line, words) in [
-        (
-            "{\"_id\":\"a\",\"text\":\"x\"}",
-            ["repeats the id \"a\"", "of line 1"],
-        ),
-        ("{\"_id\":\"b\",\"text\":\" \"}", ["has no text", "\"b\""]),
-        ("[\"b\",\"text\"]", ["is malformed", "not a JSON object"]),
-    ] {
-        fs::write(&texts, format!("{good}{line}\n")).unwrap();
-        let refused = encode(&site, &texts, &vectors);
-        assert_says(&refused, &["line 3 of ", "texts.jsonl", words[0], words[1]]);
-    }
+    fs::write(&texts, format!("{good}[\"b\",\"text\"]\n")).unwrap();
+    let refused = encode(&site, &texts, &vectors);
+    assert_says(
+        &refused,
+        &[
+            "line 3 of ",
+            "texts.jsonl",
+            "is malformed",
+            "not a JSON object",
+        ],
+    );
     assert_eq!(fs::read(&vectors).unwrap(), before, "it was replaced");
+
+    let odd = "{\"_id\":\"a\",\"text\":\" \"}\n";
+    fs::write(&texts, format!("{good}{odd}")).unwrap();
+    let kept = encode(&site, &texts, &vectors).succeeded();
+    for words in [
+        "1 of 3 texts are blank, the first on line 3",
+        "repeat an id",
+    ] {
+        assert!(kept.stderr.contains(words), "{kept:?}");
+    }
+    let ids = fs::read_to_string(site.path("vectors.ids")).unwrap();
+    assert_eq!(ids, "a\n1\na\n");
 }
 
 #[test]

@@ -26,7 +26,7 @@ const FREE: [&str; 14] = [
 const MOST_STEPS: f64 = 2.0;
 
 #[test]
-fn a_swap_costs_no_more_than_one_step() {
+fn swaps_cost_no_more_than_a_step() {
     // What a swap of ours costs, it costs in every run; what somebody else's work on
     // this machine costs one swap, it hardly costs one of the next run too.
     if let Err(first) = swaps_are_cheap() {

@@ -2,7 +2,7 @@
 
 use crate::collection::bar;
 use crate::commands::eval::Dtype;
-use crate::texts::Texts;
+use crate::texts::{Seen, Texts, survey};
 use crate::{model_source, resources};
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -24,8 +24,8 @@ const CHUNK: usize = 4096;
 /// Arguments of `quarry encode`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Each input line is an object with `text` (or `contents`), perhaps `title` and `_id`, which is then\n\
-    unique; without one the line's number counts, from 0.\n\
+    after_help = "Each input line is an object with `text` (or `contents`), perhaps `title` and `_id`; without\n\
+    one the line's number counts, from 0. Blank texts and repeated ids are counted and keep their rows.\n\
     The output holds one f32 tensor `embeddings` [N, D], rows in input order; the ids go to\n\
     OUTPUT.ids, one a line.\n\n\
     Example:\n  \
@@ -73,6 +73,8 @@ pub fn execute(args: &EncodeArgs) -> Result<ExitCode> {
     let folder = model_source::resolve(&args.model)?;
     let output = Output::new(&args.input, &args.output)?;
     let texts = Texts::open(&args.input)?;
+    let surveyed = survey(&args.input)?;
+    surveyed.iter().for_each(warn);
     let tokenizer = TextTokenizer::from_dir(&folder)?;
     let options = LoadOptions {
         precision: args.dtype.into(),
@@ -85,7 +87,7 @@ pub fn execute(args: &EncodeArgs) -> Result<ExitCode> {
         model.passage()
     };
     let started = Instant::now();
-    let (ids, rows) = encode_file(args, texts, &tokenizer, encoder)?;
+    let (ids, rows) = encode_file(args, texts, surveyed.as_ref(), &tokenizer, encoder)?;
     output.write(&args.model, usize::try_from(encoder.dim())?, &ids, &rows)?;
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
@@ -101,9 +103,17 @@ pub fn execute(args: &EncodeArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Law 8: what is hardly meant is said.
+fn warn(seen: &Seen) {
+    for oddity in seen.oddities() {
+        tracing::warn!("{oddity}");
+    }
+}
+
 fn encode_file(
     args: &EncodeArgs,
-    input: Texts,
+    mut input: Texts,
+    surveyed: Option<&Seen>,
     tokenizer: &TextTokenizer,
     encoder: &Encoder,
 ) -> Result<(Vec<String>, Vec<f32>)> {
@@ -116,7 +126,7 @@ fn encode_file(
     if length > limit || length < 3 {
         bail!("--max-length {length} is outside 3 to {limit}, what the model takes");
     }
-    let progress = bar("texts", 0);
+    let progress = bar("texts", surveyed.map_or(0, |seen| seen.texts));
     let (mut ids, mut rows, mut texts) = (Vec::new(), Vec::new(), Vec::with_capacity(CHUNK));
     let mut flush = |texts: &mut Vec<String>, done: usize| -> Result<()> {
         let tokens = tokenizer
@@ -134,7 +144,7 @@ fn encode_file(
         progress.set_position(done as u64);
         Ok(())
     };
-    for text in input {
+    for text in input.by_ref() {
         let (id, text) = text?;
         ids.push(id);
         texts.push(format!("{}{text}", args.prefix));
@@ -146,6 +156,9 @@ fn encode_file(
         flush(&mut texts, ids.len())?;
     }
     progress.finish_and_clear();
+    if surveyed.is_none() {
+        warn(input.seen());
+    }
     if ids.is_empty() {
         bail!(
             "{} holds no texts; give JSON lines with a `text`",

@@ -40,6 +40,12 @@ pub fn execute(args: &ScoreArgs) -> Result<ExitCode> {
     let qrels = read_qrels(&args.qrels)?;
     let run = read_run(&args.run)?;
     let evaluation = evaluate(&qrels, &run, &metrics);
+    if evaluation.queries == 0 {
+        bail!(
+            "{} judges nothing; give the judgements of a split",
+            args.qrels.display()
+        );
+    }
     if evaluation.missing == evaluation.queries {
         bail!(
             "{} ranks nothing for any of the {} queries judged in {}; give the run and the judgements of one split",

@@ -8,6 +8,7 @@ use super::setup;
 use anyhow::{Context, Result, bail};
 use quarry_artifacts::{RunDocument, Store};
 use quarry_recipe::Recipe;
+use std::path::Path;
 
 /// The one key that may change: inferencers are started by `quarry run` alone, and
 /// how many there are is not part of what the run computes. The others are read from
@@ -19,10 +20,19 @@ const WORKERS: &str = "fleet.workers";
 /// # Errors
 /// If there is no such store.
 pub async fn open(url: &str) -> Result<Store> {
-    let opened = setup::open_store(url, false).await;
-    opened.with_context(|| {
-        format!("nothing to resume in {url}; check --store, or start without --resume")
-    })
+    if is_missing_folder(url) {
+        bail!(
+            "nothing to resume in {url}: there is no such folder; check --store, or start without --resume"
+        );
+    }
+    setup::open_store(url, false).await
+}
+
+/// Whether `url` names a local folder that is not there.
+fn is_missing_folder(url: &str) -> bool {
+    let path = url.strip_prefix("file://").unwrap_or(url);
+    let is_other = url.contains(':') && !url.starts_with("file:");
+    !is_other && !Path::new(path).exists()
 }
 
 /// The run in the store, and the recipe that every program of it follows. `given`
@@ -127,6 +137,28 @@ mod tests {
         }
         assert!(!said.contains("epochs"), "{said}");
         assert!(resumed(&["seed=13"]).is_ok(), "the run's own value");
+    }
+
+    #[test]
+    fn only_a_local_folder_can_be_seen_to_be_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path().to_str().unwrap();
+        for there in [
+            here,
+            &format!("file://{here}"),
+            "s3://bucket/run",
+            "memory:",
+            "ftp://x",
+        ] {
+            assert!(!is_missing_folder(there), "{there}");
+        }
+        for gone in [
+            format!("{here}/x"),
+            format!("file://{here}/x"),
+            "runs/nothing-here".into(),
+        ] {
+            assert!(is_missing_folder(&gone), "{gone}");
+        }
     }
 
     #[test]
