@@ -54,11 +54,13 @@ pub enum TaskError {
 
 impl TaskError {
     /// Whether the task itself failed, as against a store that was away for a while or a
-    /// GPU that broke: that says nothing about the task, which any worker may try again.
+    /// GPU that broke: that says nothing about the task, which any worker may try again. An
+    /// error of the GPU that the task's input can cause is the task's, or it would end one
+    /// worker after the other.
     #[must_use]
     pub fn blames_task(&self) -> bool {
         match self {
-            Self::DeviceLost(_) => false,
+            Self::DeviceLost(words) => input_may_cause(words),
             Self::Artifact(error) => !error.is_retryable(),
             _ => true,
         }
@@ -83,6 +85,19 @@ fn loses_device(message: &str) -> bool {
     message.contains("CUDA error") && !passes.iter().any(|words| message.contains(words))
 }
 
+/// Whether the input of a task can be the reason of CUDA's `message`: an index or a size that
+/// a kernel did not expect. What hardware or driver report is not, nor what nobody knows.
+fn input_may_cause(message: &str) -> bool {
+    [
+        "device-side assert",
+        "illegal memory access",
+        "misaligned address",
+        "invalid argument",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
 /// Shorthand for [`TaskError::Refused`].
 pub(crate) fn refuse<T>(sentence: impl Into<String>) -> Result<T> {
     Err(TaskError::Refused(sentence.into()))
@@ -104,18 +119,24 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_cuda_repeats_loses_the_device_and_blames_no_task() {
-        for lost in [
-            "CUDA error: device-side assert triggered",
-            "CUDA error: an illegal memory access was encountered",
-            "CUDA error: uncorrectable ECC error encountered",
-            "CUDA error: unspecified launch failure",
-            "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`",
+    fn an_error_that_cuda_repeats_loses_the_device_and_blames_what_can_have_caused_it() {
+        for (lost, blames) in [
+            ("CUDA error: device-side assert triggered", true),
+            ("CUDA error: an illegal memory access was encountered", true),
+            ("CUDA error: misaligned address", true),
+            ("CUDA error: invalid argument", true),
+            ("CUDA error: uncorrectable ECC error encountered", false),
+            ("CUDA error: unspecified launch failure", false),
+            ("CUDA error: unknown error", false),
+            (
+                "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`",
+                false,
+            ),
         ] {
             let error = tch::TchError::Torch(format!("{lost}\nCUDA kernel errors might be"));
             let error = TaskError::from(ModelError::from(error)).judged();
             assert!(matches!(&error, TaskError::DeviceLost(_)), "{error}");
-            assert!(!error.blames_task());
+            assert_eq!(error.blames_task(), blames, "{error}");
             assert!(error.to_string().contains(lost), "{error}");
         }
         for passing in [

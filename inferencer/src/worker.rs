@@ -40,7 +40,7 @@ pub enum WorkerError {
     /// The coordinator gives this worker nothing, as with a wrong token.
     #[error("the coordinator refused this worker: {}", .0.message())]
     Refused(Status),
-    /// The GPU failed; the lease was returned without blame.
+    /// The GPU failed; the lease was returned, with blame where its task can be the reason.
     #[error(
         "{0}; this process can use it no more, so it ends: start the worker again, and on another GPU if this one fails again"
     )]

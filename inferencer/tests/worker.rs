@@ -24,6 +24,7 @@ struct Actor {
 const DAMAGED: u32 = 1001;
 const PANICS: u32 = 1002;
 const LOSES_GPU: u32 = 1003;
+const ASSERTS: u32 = 1004;
 
 impl Perform for Actor {
     fn perform(&mut self, task: &Task, progress: &Progress) -> Result<TaskOutput, TaskError> {
@@ -34,7 +35,8 @@ impl Perform for Actor {
         match shard {
             DAMAGED => return Err(TaskError::Refused("shard 1001 is damaged".to_owned())),
             PANICS => panic!("out of luck\nwith a backtrace"),
-            LOSES_GPU => panic!("CUDA error: device-side assert triggered\nwith a backtrace"),
+            LOSES_GPU => panic!("CUDA error: unspecified launch failure\nwith a backtrace"),
+            ASSERTS => panic!("CUDA error: device-side assert triggered\nwith a backtrace"),
             _ => {}
         }
         progress.begin(shard as usize);
@@ -215,18 +217,25 @@ fn a_failed_task_is_returned_with_its_sentence_and_the_worker_goes_on() {
 }
 
 #[test]
-fn a_worker_whose_gpu_failed_returns_the_lease_without_blame_and_ends() {
-    let fixture = Fixture::new(&[(1, LOSES_GPU), (2, 1)]);
-    let error = fixture.start().join().unwrap().unwrap_err();
-    assert!(matches!(error, WorkerError::DeviceLost(_)), "{error}");
-    let sentence = error.to_string();
-    assert!(sentence.contains("device-side assert"), "{sentence}");
-    assert_eq!(sentence.lines().count(), 1);
-    let heard = fixture.script.heard();
-    let returned: Vec<_> = heard.returned.iter().map(|r| (r.lease, r.failed)).collect();
-    assert_eq!(returned, [(1, false)]);
-    assert!(heard.completed.is_empty());
-    assert_eq!(fixture.begun(), 1);
+fn a_worker_whose_gpu_failed_returns_the_lease_and_ends() {
+    let cases = [
+        (LOSES_GPU, "unspecified launch failure", false),
+        // Three workers that this ends, and the generation is given up.
+        (ASSERTS, "device-side assert", true),
+    ];
+    for (shard, words, blames) in cases {
+        let fixture = Fixture::new(&[(1, shard), (2, 1)]);
+        let error = fixture.start().join().unwrap().unwrap_err();
+        assert!(matches!(error, WorkerError::DeviceLost(_)), "{error}");
+        let sentence = error.to_string();
+        assert!(sentence.contains(words), "{sentence}");
+        assert_eq!(sentence.lines().count(), 1);
+        let heard = fixture.script.heard();
+        let returned: Vec<_> = heard.returned.iter().map(|r| (r.lease, r.failed)).collect();
+        assert_eq!(returned, [(1, blames)]);
+        assert!(heard.completed.is_empty());
+        assert_eq!(fixture.begun(), 1);
+    }
 }
 
 #[test]

@@ -1,21 +1,22 @@
 //! Checkpoints written behind the trainer's back.
 //!
-//! Owns: the copy of weights and moments (all that training stops for; on a GPU it is
-//! made there), and one background task that brings it to main memory, writes the folder
-//! and publishes it, manifest last. At most one is in flight, and its copy is given back
+//! Owns: the copy of weights and moments (all that training stops for; from a GPU it is
+//! only enqueued), and one background task that waits for it, writes the folder and
+//! publishes it, manifest last. At most one is in flight, and its copy is given back
 //! once it is on disk. Refuses: overwriting anything, and stopping the run for a full disk.
 
+use crate::optimizer::Snapshot;
 use crate::outbox::{Letter, Outbox};
 use crate::state::{FOLDER, OPTIMIZER, TrainerState};
 use crate::step::Learner;
 use anyhow::{Context, Result};
 use quarry_artifacts::{CheckpointOrigin, CheckpointRef, Store, VersionSwap, publish_checkpoint};
-use quarry_model::DualEncoder;
+use quarry_model::ModelCopy;
 use quarry_torch_ext::release_spare_memory;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tch::{Device, Tensor};
+use tch::Tensor;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -38,8 +39,8 @@ pub struct Checkpointer {
 /// What one checkpoint consists of.
 struct Parcel {
     folder: PathBuf,
-    model: DualEncoder,
-    moments: Vec<(String, Tensor)>,
+    model: ModelCopy,
+    moments: Snapshot,
     state: TrainerState,
     last: bool,
 }
@@ -92,7 +93,10 @@ impl Checkpointer {
         let started = Instant::now();
         // The copy takes the place of what the step before gave back.
         release_spare_memory();
-        let (model, moments) = copies(learner)?;
+        // The next step writes to these tensors. On a GPU it does so in the same stream, behind
+        // the copies enqueued here, so that nobody has to wait: the background task does.
+        let model = learner.encoder().begin_copy()?;
+        let moments = learner.optimizer().snapshot()?;
         let parcel = Parcel {
             folder: self.work.join(format!("step-{}", state.step)),
             model,
@@ -166,26 +170,6 @@ impl Checkpointer {
     }
 }
 
-/// Weights and moments, where they are: the way from a GPU to main memory is the background
-/// task's. Where the GPU has no room for them, training waits for that way.
-fn copies(learner: &Learner) -> Result<(DualEncoder, Vec<(String, Tensor)>)> {
-    let copied = |device| -> Result<_> {
-        let model = learner.encoder().duplicate(device)?;
-        Ok((model, learner.optimizer().snapshot(device)?))
-    };
-    match copied(learner.device()) {
-        Err(error) if learner.device() != Device::Cpu => {
-            let reason = format!("{error:#}");
-            tracing::warn!(
-                reason,
-                "the GPU holds no copy of weights and moments, so training waits while they go to main memory"
-            );
-            copied(Device::Cpu)
-        }
-        outcome => outcome,
-    }
-}
-
 async fn publish(store: Store, outbox: Arc<Outbox>, parcel: Parcel) -> Result<CheckpointRef> {
     let (step, last) = (parcel.state.step, parcel.last);
     let origin = CheckpointOrigin {
@@ -239,21 +223,9 @@ fn write_folder(parcel: Parcel) -> Result<()> {
         .with_context(|| format!("cannot make the folder {}", trainer.display()))?;
     parcel.model.save(folder)?;
     let path = trainer.join(OPTIMIZER);
-    let moments = in_main_memory(parcel.moments)?;
+    let moments = parcel.moments.wait();
+    let moments = moments.context("the copy of the optimizer's state failed")?;
     Tensor::write_safetensors(&moments, &path)
         .with_context(|| format!("cannot write {}; free some disk", path.display()))?;
     parcel.state.write(folder)
-}
-
-/// Each copy on a GPU is given back as soon as it has a successor here. What lies in main
-/// memory stays.
-fn in_main_memory(moments: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>> {
-    let moved = moments.into_iter().map(|(name, tensor)| {
-        let tensor = tensor.f_to_device(Device::Cpu);
-        Ok((
-            name,
-            tensor.context("cannot copy the moments from the GPU")?,
-        ))
-    });
-    moved.collect()
 }

@@ -10,8 +10,8 @@ use quarry_model::Parameter;
 use quarry_recipe::Optimizer as Kind;
 use quarry_recipe::Train;
 use quarry_torch_ext::{
-    AdamW, Lamb, StepState, clip_global_norm_, drop_gradients, fused_adamw, fused_adamw_guarded,
-    global_norm, lamb, lamb_guarded,
+    AdamW, Download, Lamb, StepState, clip_global_norm_, drop_gradients, fused_adamw,
+    fused_adamw_guarded, global_norm, lamb, lamb_guarded,
 };
 use std::collections::BTreeMap;
 use tch::{Device, Kind as Dtype, Tensor};
@@ -157,17 +157,20 @@ impl Optimizer {
         Ok(())
     }
 
-    /// A deep copy of the state on `device`, named as a checkpoint names it.
+    /// Begins to copy the state to main memory. Nobody waits for a GPU here, and later steps
+    /// may change the state there; on the CPU it is copied before this returns.
     ///
     /// # Errors
     /// When libtorch refuses, as without memory.
-    pub fn snapshot(&self, device: Device) -> Result<Vec<(String, Tensor)>> {
-        self.slots()
-            .map(|(name, tensor)| Ok((name, copied(tensor, device)?)))
-            .collect()
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let downloads: Result<Vec<_>> = self
+            .slots()
+            .map(|(name, tensor)| Ok((name, Download::begin(tensor)?)))
+            .collect();
+        Ok(Snapshot(downloads?))
     }
 
-    /// Takes back what [`Optimizer::snapshot`] gave.
+    /// Takes back what [`Snapshot::wait`] gave.
     ///
     /// # Errors
     /// When a tensor is missing, unknown, or of another shape.
@@ -205,10 +208,21 @@ impl Optimizer {
     }
 }
 
-fn copied(tensor: &Tensor, device: Device) -> Result<Tensor> {
-    let mut copy = Tensor::f_empty(tensor.size(), (tensor.kind(), device))?;
-    copy.f_copy_(tensor)?;
-    Ok(copy)
+/// The state as it was when the copy was begun; any thread may wait for it.
+#[must_use = "the state is read by wait"]
+pub struct Snapshot(Vec<(String, Download)>);
+
+impl Snapshot {
+    /// The state in main memory, once it is there, named as a checkpoint names it.
+    ///
+    /// # Errors
+    /// When work on the GPU failed.
+    pub fn wait(self) -> Result<Vec<(String, Tensor)>> {
+        let downloads = self.0.into_iter();
+        downloads
+            .map(|(name, download)| Ok((name, download.wait()?)))
+            .collect()
+    }
 }
 
 impl Group {

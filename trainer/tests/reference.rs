@@ -8,7 +8,7 @@ use quarry_trainer::batches::{Batches, Judgements, Mined};
 use quarry_trainer::optimizer::Optimizer;
 use quarry_trainer::schedule::LearningRate;
 use serde_json::Value;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 fn fixture(name: &str) -> Value {
     let path = format!("{}/tests/data/{name}.json", env!("CARGO_MANIFEST_DIR"));
@@ -138,10 +138,11 @@ fn optimizer_state_round_trips_and_foreign_state_is_refused() {
     let mut optimizer = Optimizer::new(vec![weight], &train);
     set_gradient(&tensor, &[0.5, 0.25]);
     optimizer.step(0.1).unwrap();
-    let state = || optimizer.snapshot(Device::Cpu).unwrap();
+    let state = || optimizer.snapshot().unwrap().wait().unwrap();
     let mut fresh = Optimizer::new(vec![parameter("weight", &[1.0, -2.0], &[1, 2])], &train);
     fresh.restore(state()).unwrap();
-    for ((name, a), (_, b)) in state().iter().zip(&fresh.snapshot(Device::Cpu).unwrap()) {
+    let restored = fresh.snapshot().unwrap().wait().unwrap();
+    for ((name, a), (_, b)) in state().iter().zip(&restored) {
         assert!(a.equal(b), "{name}");
     }
     let mut other = Optimizer::new(vec![parameter("bias", &[1.0], &[1])], &train);

@@ -1,5 +1,6 @@
 //! Two towers: one set of weights for queries and passages, or one each.
 
+use crate::copy::ModelCopy;
 use crate::encoder::{Dropout, Embedded, Encoder, Pooling, Precision, Setting};
 use crate::error::ModelError;
 use crate::folder::ModelFolder;
@@ -124,18 +125,22 @@ impl DualEncoder {
     /// before belong to the query tower.
     pub fn untie(&mut self) -> Result<(), ModelError> {
         if self.passage.is_none() {
-            self.passage = Some(self.query.duplicate(self.query.device())?);
+            self.passage = Some(self.query.duplicate()?);
         }
         Ok(())
     }
 
-    /// The same model with weights of its own, on `device`: what a checkpoint writes
-    /// while training goes on.
-    pub fn duplicate(&self, device: Device) -> Result<Self, ModelError> {
+    /// Begins to copy the weights to main memory: what a checkpoint writes while training
+    /// goes on. Nobody waits for a GPU here, and work enqueued later may change the weights
+    /// there; on the CPU they are copied before this returns.
+    ///
+    /// # Errors
+    /// If libtorch refuses, as without memory.
+    pub fn begin_copy(&self) -> Result<ModelCopy, ModelError> {
         let passage = self.passage.as_ref();
-        Ok(Self {
-            query: self.query.duplicate(device)?,
-            passage: passage.map(|p| p.duplicate(device)).transpose()?,
+        Ok(ModelCopy {
+            query: self.query.begin_copy()?,
+            passage: passage.map(Encoder::begin_copy).transpose()?,
         })
     }
 

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod config;
+mod copy;
 mod dual;
 mod encoder;
 mod error;
@@ -19,6 +20,7 @@ mod tokenizer;
 mod weights;
 
 pub use config::{Activation, Config, Family};
+pub use copy::ModelCopy;
 pub use dual::{DualEncoder, LoadOptions, Parameter, TrainedPair};
 pub use encoder::{CPU_TOKEN_BUDGET, Dropout, Embedded, Encoder, MOST_LANES, Pooling, Precision};
 pub use error::ModelError;

@@ -6,6 +6,7 @@
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::names;
+use quarry_torch_ext::Download;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -31,6 +32,44 @@ impl Weights {
             tensors: same(&self.tensors),
             carried: same(&self.carried),
         }
+    }
+
+    /// Begins to copy them to main memory; on the CPU they are copied here.
+    pub fn begin_copy(&self) -> Result<WeightsCopy, ModelError> {
+        let begin = |tensors: &BTreeMap<String, Tensor>| -> Result<_, ModelError> {
+            let mut downloads = BTreeMap::new();
+            for (name, tensor) in tensors {
+                downloads.insert(name.clone(), Download::begin(tensor)?);
+            }
+            Ok(downloads)
+        };
+        Ok(WeightsCopy {
+            tensors: begin(&self.tensors)?,
+            carried: begin(&self.carried)?,
+        })
+    }
+}
+
+/// The tensors of one encoder, on their way to main memory.
+pub(crate) struct WeightsCopy {
+    tensors: BTreeMap<String, Download>,
+    carried: BTreeMap<String, Download>,
+}
+
+impl WeightsCopy {
+    /// The tensors in main memory, once they are there.
+    pub fn wait(self) -> Result<Weights, ModelError> {
+        let wait = |downloads: BTreeMap<String, Download>| -> Result<_, ModelError> {
+            let mut tensors = BTreeMap::new();
+            for (name, download) in downloads {
+                tensors.insert(name, download.wait()?);
+            }
+            Ok(tensors)
+        };
+        Ok(Weights {
+            tensors: wait(self.tensors)?,
+            carried: wait(self.carried)?,
+        })
     }
 }
 

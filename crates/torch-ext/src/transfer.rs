@@ -43,9 +43,14 @@ pub struct Download {
     arrived: *mut c_void,
 }
 
+// SAFETY: the event is this value's alone, and CUDA lets any thread wait for it or destroy it.
+// libtorch's host allocator takes blocks back from any thread, as it does for tensors.
+unsafe impl Send for Download {}
+
 impl Download {
     /// Enqueues the copy of `source` behind the work that was enqueued before, and returns.
-    /// `source` may be dropped or written to afterwards.
+    /// `source` may be dropped or written to afterwards, by work of the same stream. On the CPU
+    /// it is copied here.
     ///
     /// # Errors
     /// When libtorch refuses.
@@ -73,7 +78,8 @@ impl Download {
         }
     }
 
-    /// The values in main memory; waits for the copy, and for no work enqueued after it.
+    /// The values in main memory; waits for the copy, and for no work enqueued after it. Any
+    /// thread may wait.
     ///
     /// # Errors
     /// When work on the GPU failed.

@@ -52,8 +52,12 @@ fn what_is_sent_to_a_gpu_and_back_is_the_same() {
             download
         })
         .collect();
-    for (of, download) in downloads.into_iter().enumerate() {
-        let found = download.wait().unwrap();
+    // Another thread may wait for them.
+    let waiting = std::thread::spawn(move || -> Vec<Tensor> {
+        let all = downloads.into_iter();
+        all.map(|download| download.wait().unwrap()).collect()
+    });
+    for (of, found) in waiting.join().unwrap().into_iter().enumerate() {
         assert_eq!(found.device(), Device::Cpu);
         assert_eq!(Vec::<i64>::try_from(found).unwrap(), numbers(of as i64));
     }

@@ -18,6 +18,7 @@ pub use lanes::MOST_LANES;
 pub use pooling::Pooling;
 
 use crate::config::Config;
+use crate::copy::TowerCopy;
 use crate::error::ModelError;
 use crate::folder::ModelFolder;
 use crate::names;
@@ -300,13 +301,13 @@ impl Encoder {
             .collect()
     }
 
-    /// An independent encoder with equal weights, on `device`.
-    pub(crate) fn duplicate(&self, device: Device) -> Result<Self, ModelError> {
+    /// An independent encoder with equal weights.
+    pub(crate) fn duplicate(&self) -> Result<Self, ModelError> {
         let copy = |tensors: &BTreeMap<String, Tensor>| {
             let mut copies = BTreeMap::new();
             for (name, tensor) in tensors {
                 let source = tensor.f_detach()?;
-                let mut copy = Tensor::f_empty(source.size(), (source.kind(), device))?;
+                let mut copy = Tensor::f_empty(source.size(), (source.kind(), source.device()))?;
                 copy.f_copy_(&source)?;
                 copies.insert(name.clone(), copy);
             }
@@ -316,21 +317,19 @@ impl Encoder {
             tensors: copy(&self.weights.tensors)?,
             carried: copy(&self.weights.carried)?,
         };
-        let setting = Setting {
-            device,
-            ..self.setting
-        };
-        let kernels = match device == self.setting.device {
-            // Looking again would run and wait for a pass on a GPU.
-            true => (self.packed_attention, self.flash),
-            false => kernels(self.config(), &setting),
-        };
-        Self::new(self.folder.clone(), weights, setting, kernels)
+        // Looking for kernels again would run and wait for a pass on a GPU.
+        let kernels = (self.packed_attention, self.flash);
+        Self::new(self.folder.clone(), weights, self.setting, kernels)
     }
 
-    /// Where the weights are.
-    pub(crate) fn device(&self) -> Device {
-        self.setting.device
+    /// Begins to copy the weights to main memory.
+    pub(crate) fn begin_copy(&self) -> Result<TowerCopy, ModelError> {
+        Ok(TowerCopy {
+            folder: self.folder.clone(),
+            pooling: self.setting.pooling,
+            normalize: self.setting.normalize,
+            weights: self.weights.begin_copy()?,
+        })
     }
 
     /// Writes a sentence-transformers folder.
