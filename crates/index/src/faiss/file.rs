@@ -81,7 +81,7 @@ pub(super) fn read(path: &Path) -> Result<FaissIndex, IndexError> {
     FaissIndex::assemble(native, trailer.spec, trailer.first_row)
 }
 
-/// `None` where the file does not end as [`write`] ends it.
+/// `None` where the file does not end as [`write()`] ends it.
 fn read_trailer(path: &Path) -> std::io::Result<Option<Trailer>> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
