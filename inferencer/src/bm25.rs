@@ -7,6 +7,7 @@ use crate::error::{Result, refuse};
 use crate::progress::Progress;
 use quarry_corpus::Corpus;
 use quarry_index::{Language, SparseIndex};
+use quarry_torch_ext::release_spare_memory;
 use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
@@ -65,6 +66,8 @@ fn build(
         before = done;
     };
     let index = SparseIndex::build(dir, passages.texts(), language, &mut count)?;
+    // A writer's memory is of no use to the encoder.
+    release_spare_memory();
     progress.check()?;
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(%language, seconds, folder = %dir.display(), "bm25 index built");

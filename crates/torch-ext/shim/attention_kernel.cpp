@@ -21,9 +21,13 @@ void copy(const Rows<E>& x, int64_t filled, int64_t d, E* to) {
   std::fill(to + x.count * d, to + filled * d, E(0));
 }
 
-QUARRY_LANES void interleave(const Bf16* even, const Bf16* odd, int64_t n, uint32_t* to) {
-  for (int64_t j = 0; j < n; ++j)
-    to[j] = static_cast<uint32_t>(even[j]) | static_cast<uint32_t>(odd[j]) << 16;
+// Words of two rows' numbers, row pair by row pair.
+QUARRY_LANES void interleave(const Bf16* rows, int64_t stride, int64_t pairs, int64_t n, uint32_t* to) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    const Bf16 *even = rows + 2 * i * stride, *odd = even + stride;
+    for (int64_t j = 0; j < n; ++j)
+      to[i * n + j] = static_cast<uint32_t>(even[j]) | static_cast<uint32_t>(odd[j]) << 16;
+  }
 }
 
 // B = X [filled, n], filled even.
@@ -31,7 +35,7 @@ void pack(const Rows<float>& x, int64_t filled, int64_t n, float* to) { copy(x, 
 
 void pack(const Rows<Bf16>& x, int64_t filled, int64_t n, Bf16* to) {
   auto* out = reinterpret_cast<uint32_t*>(to);
-  for (int64_t i = 0; i + 1 < x.count; i += 2) interleave(x[i], x[i + 1], n, out + i / 2 * n);
+  interleave(x.start, x.stride, x.count / 2, n, out);
   if (x.count % 2 == 1)
     for (int64_t j = 0; j < n; ++j) out[x.count / 2 * n + j] = x[x.count - 1][j];
   std::fill(out + (x.count + 1) / 2 * n, out + filled / 2 * n, 0u);
@@ -41,40 +45,45 @@ void pack(const Rows<Bf16>& x, int64_t filled, int64_t n, Bf16* to) {
   make(float)                      \
   make(Bf16)
 
-// p = 2^(scale (s - max s)) of a row of whole vectors; its sum and maximum.
+// What the weights p = 2^(scale (s - max s)) of a row add up to, and its largest score.
 struct Row {
   float sum, max;
 };
-#define MAKE(E)                                                                      \
-  QUARRY_LANES Row exponentials(const float* s, int64_t filled, float scale, E* p) { \
-    Floats most = load(s);                                                           \
-    for (int64_t i = LANE; i < filled; i += LANE) {                                  \
-      const Floats x = load(s + i);                                                  \
-      most = x > most ? x : most;                                                    \
-    }                                                                                \
-    const float max = max_of(most);                                                  \
-    Floats sum = {};                                                                 \
-    for (int64_t i = 0; i < filled; i += LANE) {                                     \
-      const Floats e = power_of_two<E>((load(s + i) - max) * scale);                 \
-      sum += e;                                                                      \
-      store_near(e, p + i);                                                          \
-    }                                                                                \
-    return {sum_of(sum), max};                                                       \
+// The weights of `count` rows of `filled` scores, of which the first n count.
+#define MAKE(E)                                                                       \
+  QUARRY_LANES void exponentials(                                                     \
+      float* s, int64_t count, int64_t n, int64_t filled, float scale, E* p, Row* rows) { \
+    /* Below that a weight is 2^-125, too small to show in a sum. */                  \
+    const Floats least = Floats{} - 125.0f / scale;                                   \
+    for (; count > 0; --count, s += filled, p += filled, ++rows) {                    \
+      for (int64_t i = n; i < filled; ++i) s[i] = NOTHING;                            \
+      Floats most = load(s);                                                          \
+      for (int64_t i = LANE; i < filled; i += LANE) most = larger(load(s + i), most); \
+      const float max = max_of(most);                                                 \
+      Floats sum = {};                                                                \
+      for (int64_t i = 0; i < filled; i += LANE) {                                    \
+        const Floats e = power_within<E>(larger(least, load(s + i) - max) * scale);   \
+        sum += e;                                                                     \
+        store_near(e, p + i);                                                         \
+      }                                                                               \
+      *rows = {sum_of(sum), max};                                                     \
+    }                                                                                 \
   }
 QUARRY_FOR_EACH_KIND(MAKE)
 #undef MAKE
 
 // `to` = `by` x; whole vectors, then what is left through one more.
-#define MAKE(E)                                                                \
-  QUARRY_LANES void write_scaled(const float* x, int64_t n, float by, E* to) { \
-    int64_t i = 0;                                                             \
-    for (; i + LANE <= n; i += LANE) store(load(x + i) * by, to + i);          \
-    if (i == n) return;                                                        \
-    float rest[LANE] = {};                                                     \
-    E rounded[LANE];                                                           \
-    std::copy(x + i, x + n, rest);                                             \
-    store(load(rest) * by, rounded);                                           \
-    std::copy(rounded, rounded + (n - i), to + i);                             \
+#define MAKE(E)                                                                 \
+  QUARRY_INLINE void write_row(const float* x, int64_t n, float by, E* to) {    \
+    int64_t i = 0;                                                              \
+    for (; i + LANE <= n; i += LANE) store(load(x + i) * by, to + i);           \
+    if (i < n) store(load(x + i, n - i) * by, to + i, n - i);                   \
+  }                                                                             \
+  /* `count` rows of n numbers, as they are or each over its weights' sum. */   \
+  QUARRY_LANES void write_rows(                                                 \
+      const float* x, int64_t count, int64_t n, const Row* over, E* to, int64_t stride) { \
+    for (int64_t i = 0; i < count; ++i)                                         \
+      write_row(x + i * n, n, over ? 1.0f / over[i].sum : 1.0f, to + i * stride); \
   }
 QUARRY_FOR_EACH_KIND(MAKE)
 #undef MAKE
@@ -137,16 +146,12 @@ void attend(const Head<E>& head, E* out, int64_t out_stride, float* log_sums) {
       copy(queries, block, d, last);
       product(block, filled, d, last, d, keys, scores, false);
     }
-    Row row[BLOCK];
-    for (int64_t i = 0; i < real; ++i) {
-      std::fill(scores + i * filled + n, scores + (i + 1) * filled, NOTHING);
-      row[i] = exponentials(scores + i * filled, filled, scale, weights + i * filled);
-    }
+    Row rows[BLOCK];
+    exponentials(scores, real, n, filled, scale, weights, rows);
     product(block, d, filled, weights, filled, values, sums, false);
-    for (int64_t i = 0; i < real; ++i) {
-      write_scaled(sums + i * d, d, 1.0f / row[i].sum, out + (first + i) * out_stride);
-      if (log_sums) log_sums[first + i] = row[i].max * scale + std::log2(row[i].sum);
-    }
+    write_rows(sums, real, d, rows, out + first * out_stride, out_stride);
+    if (log_sums)
+      for (int64_t i = 0; i < real; ++i) log_sums[first + i] = rows[i].max * scale + std::log2(rows[i].sum);
   }
 }
 
@@ -201,11 +206,9 @@ void attend_backward(
     std::fill(weights + real * filled, weights + block * filled, E(0));
     std::fill(slopes + real * filled, slopes + block * filled, E(0));
     product(block, d, filled, weights, filled, grads_down, sums, false);
-    for (int64_t i = 0; i < real; ++i)
-      write_scaled(sums + i * d, d, 1.0f, dv + (first + i) * head.stride);
+    write_rows(sums, real, d, nullptr, dv + first * head.stride, head.stride);
     product(block, d, filled, slopes, filled, queries_down, sums, false);
-    for (int64_t i = 0; i < real; ++i)
-      write_scaled(sums + i * d, d, 1.0f, dk + (first + i) * head.stride);
+    write_rows(sums, real, d, nullptr, dk + first * head.stride, head.stride);
     // dQᵀ [d, L] += Kᵀ dSᵀ over the blocks.
     for (int64_t i = 0; i < block; ++i)
       for (int64_t j = 0; j < d; ++j) keys_across[j * block + i] = keys[(first + i) * d + j];
@@ -214,7 +217,7 @@ void attend_backward(
   }
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < d; ++j) sums[j] = query_sums[j * filled + i];
-    write_scaled(sums, d, 1.0f, dq + i * head.stride);
+    write_rows(sums, 1, d, nullptr, dq + i * head.stride, head.stride);
   }
 }
 

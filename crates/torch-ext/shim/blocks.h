@@ -6,6 +6,7 @@
 
 #include <ATen/native/CPUBlas.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -42,18 +43,24 @@ struct Rows {
 };
 
 // B = X^T [d, filled]. bf16 products take two rows of B at a time, interleaved: a pair
-// of X^T is a pair of neighbours in X, moved as one word.
+// of X^T is a pair of neighbours in X, moved as one word. Sixteen rows of X at a time, as what
+// they write lies side by side then: `filled` is often a power of two, and single words so far
+// apart push each other out of the first cache.
 template <class E>
 void pack_transposed(const Rows<E>& x, int64_t filled, int64_t d, E* to) {
   constexpr int64_t WORD = sizeof(uint32_t);
   const int64_t words = d * static_cast<int64_t>(sizeof(E)) / WORD;
   auto* out = reinterpret_cast<char*>(to);
-  for (int64_t i = 0; i < x.count; ++i) {
-    const auto* row = reinterpret_cast<const char*>(x[i]);
-    for (int64_t j = 0; j < words; ++j) memcpy(out + (j * filled + i) * WORD, row + j * WORD, WORD);
+  for (int64_t first = 0; first < filled; first += LANE) {
+    const int64_t rows = std::min(LANE, filled - first);
+    const int64_t real = std::max<int64_t>(0, std::min(rows, x.count - first));
+    for (int64_t j = 0; j < words; ++j) {
+      char* line = out + (j * filled + first) * WORD;
+      for (int64_t i = 0; i < real; ++i)
+        memcpy(line + i * WORD, reinterpret_cast<const char*>(x[first + i]) + j * WORD, WORD);
+      memset(line + real * WORD, 0, (rows - real) * WORD);
+    }
   }
-  for (int64_t i = x.count; i < filled; ++i)
-    for (int64_t j = 0; j < words; ++j) memset(out + (j * filled + i) * WORD, 0, WORD);
 }
 
 // Memory of one thread, kept between calls.

@@ -99,17 +99,24 @@ QUARRY_INLINE float sum_of(Floats x) {
   return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
 }
 
+// One of two, lane by lane; y where either is no number.
+QUARRY_INLINE Floats larger(Floats x, Floats y) { return x > y ? x : y; }
+QUARRY_INLINE Floats smaller(Floats x, Floats y) { return x < y ? x : y; }
+
 QUARRY_INLINE float max_of(Floats x) {
-  float most = x[0];
-  for (int i = 1; i < LANE; ++i) most = x[i] > most ? x[i] : most;
-  return most;
+  float half[8], quarter[4];
+  const auto larger_of = [](float a, float b) { return a > b ? a : b; };
+  for (int i = 0; i < 8; ++i) half[i] = larger_of(x[i], x[i + 8]);
+  for (int i = 0; i < 4; ++i) quarter[i] = larger_of(half[i], half[i + 4]);
+  return larger_of(larger_of(quarter[0], quarter[2]), larger_of(quarter[1], quarter[3]));
 }
 
 // log2 e: e^x is 2^(x log2 e).
 constexpr float LOG2_E = 1.44269504f;
 
 // 2^f for |f| <= 1/2, as exact as a number of the second argument's kind can show:
-// 2 units in the last place of a float (Cephes), 2^-14 for bfloat16 (Taylor).
+// 2 units in the last place of a float (Cephes), 2^-13.3 for bfloat16
+// (scripts/reference/power_fit.py).
 QUARRY_INLINE Floats power_of_fraction(Floats f, float) {
   const Floats r = f * 0.693147181f;
   Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -121,22 +128,26 @@ QUARRY_INLINE Floats power_of_fraction(Floats f, float) {
 }
 
 QUARRY_INLINE Floats power_of_fraction(Floats f, Bf16) {
-  Floats p = f * 9.6181291e-3f + 5.5504109e-2f;
-  p = p * f + 2.4022651e-1f;
-  p = p * f + 6.9314718e-1f;
+  Floats p = f * 5.500893143e-2f + 2.422109669e-1f;
+  p = p * f + 6.932829279e-1f;
   return p * f + 1.0f;
 }
 
-// 2^t, as exact as E can show; 2^-125 below -125 and 2^125 above 125.
+// 2^t for |t| <= 125, as exact as E can show.
+template <class E>
+QUARRY_INLINE Floats power_within(Floats t) {
+  // Adding 1.5 * 2^23 leaves the nearest whole number in the lower bits.
+  const Floats shifted = t + 12582912.0f;
+  const Floats p = power_of_fraction(t - (shifted - 12582912.0f), E(0));
+  // Times 2^whole: added to the exponent of a number near 1.
+  return bits_of<Floats>(bits_of<Words>(p) + (bits_of<Words>(shifted) << 23));
+}
+
+// 2^t; 2^-125 below -125 and 2^125 above 125.
 template <class E>
 QUARRY_INLINE Floats power_of_two(Floats t) {
-  const Floats least = bits_of<Floats>(Words{} + 0xc2fa0000u);  // -125
-  const Floats bounded = t > -least ? -least : t;
-  const Floats clamped = bounded < least ? least : bounded;
-  // Adding 1.5 * 2^23 leaves the nearest whole number in the lower bits.
-  const Floats shifted = clamped + 12582912.0f;
-  const Floats p = power_of_fraction(clamped - (shifted - 12582912.0f), E(0));
-  return p * bits_of<Floats>((bits_of<Words>(shifted) + 127u) << 23);
+  const Floats most = Floats{} + 125.0f;
+  return power_within<E>(larger(-most, smaller(most, t)));
 }
 
 }  // namespace quarry
