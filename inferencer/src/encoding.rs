@@ -1,24 +1,17 @@
-//! Token sequences to fp16 rows, in slices small enough to stop between; on a GPU
-//! batch after batch, without a pause.
+//! Token sequences to fp16 rows, batch after batch, without a pause between them.
 //!
 //! Sequences are ordered by length over the whole input before they are cut, so
-//! a row depends on the input, the model, the precision and the thread count
-//! alone, never on how often a task was asked to stop. Refuses rows that are
-//! not finite, by name.
+//! a row depends on the input, the model, the precision and the thread count alone, never on how
+//! often a task was asked to stop. Refuses rows that are not finite, by name.
 
 use crate::error::{Result, TaskError};
 use crate::models::Model;
 use crate::progress::Progress;
 use half::f16;
-use half::slice::HalfFloatSliceExt;
-use quarry_model::{Encoder, ModelError, Specials};
+use quarry_model::{CPU_TOKEN_BUDGET, Encoder, Specials};
 use std::ops::ControlFlow;
-use tch::{Device, Tensor};
+use tch::Device;
 
-/// Batches between two looks at the cancellation on a CPU.
-const BATCHES_A_SLICE: usize = 16;
-/// Tokens of one batch on a CPU: its states stay in the caches.
-const CPU_TOKENS: usize = 1024;
 /// Tokens of one batch on a GPU: enough to fill it.
 const GPU_TOKENS: usize = 65_536;
 
@@ -32,7 +25,8 @@ pub(crate) struct Sequences<'a> {
     pub name: &'a dyn Fn(usize) -> String,
 }
 
-/// `[N · D]` fp16 values, row after row in input order.
+/// `[N · D]` fp16 values, row after row in input order. Between two batches it looks at the
+/// cancellation.
 pub(crate) fn encode(
     encoder: &Encoder,
     model: &Model,
@@ -40,37 +34,14 @@ pub(crate) fn encode(
     sequences: &Sequences<'_>,
     progress: &Progress,
 ) -> Result<Vec<f16>> {
-    if device.is_cuda() {
-        return overlapped(encoder, model.specials, GPU_TOKENS, sequences, progress);
-    }
-    let budget = CPU_TOKENS;
-    let length = |i: usize| (sequences.tokens[i].len() + 2).min(sequences.max_length);
-    let width = encoder.dim().unsigned_abs() as usize;
-    let mut rows = vec![f16::ZERO; sequences.tokens.len() * width];
-    let mut half = vec![f16::ZERO; width];
-    progress.begin(sequences.tokens.len());
-    for slice in slices(sequences.tokens.len(), length, budget * BATCHES_A_SLICE) {
-        progress.check()?;
-        let tokens: Vec<&[u32]> = slice.iter().map(|&i| sequences.tokens[i]).collect();
-        let max_length = sequences.max_length;
-        let vectors = encoder
-            .encode(&tokens, model.specials, max_length, budget, &mut |_| {})
-            .map_err(|e| named(e, |i| (sequences.name)(slice[i])))?;
-        for (&place, vector) in slice.iter().zip(vectors.chunks_exact(width)) {
-            half.convert_from_f32_slice(vector);
-            if half.iter().any(|x| !x.is_finite()) {
-                return Err(too_large(&(sequences.name)(place)));
-            }
-            rows[place * width..][..width].copy_from_slice(&half);
-        }
-        progress.advance(slice.len())?;
-    }
-    Ok(rows)
+    let budget = match device {
+        Device::Cpu => CPU_TOKEN_BUDGET,
+        _ => GPU_TOKENS,
+    };
+    in_batches(encoder, model.specials, budget, sequences, progress)
 }
 
-/// As [`encode`] in batches of at most `budget` tokens, each under way while the rows of the
-/// one before, already fp16, are looked at. Between two it looks at the cancellation.
-fn overlapped(
+fn in_batches(
     encoder: &Encoder,
     specials: Specials,
     budget: usize,
@@ -82,7 +53,7 @@ fn overlapped(
     progress.begin(sequences.tokens.len());
     progress.check()?;
     let mut taken = Ok(());
-    let mut take = |places: &[usize], vectors: &Tensor| {
+    let mut take = |places: &[usize], vectors: &[f16]| {
         taken = put(vectors, places, sequences, &mut rows)
             .and_then(|()| progress.advance(places.len()));
         match taken {
@@ -95,18 +66,15 @@ fn overlapped(
     taken.map(|()| rows)
 }
 
-/// Puts a batch's vectors `[B, D]` f16 where their sequences belong among `rows`.
+/// Puts a batch's vectors `[B · D]` where their sequences belong among `rows`.
 fn put(
-    vectors: &Tensor,
+    vectors: &[f16],
     places: &[usize],
     sequences: &Sequences<'_>,
     rows: &mut [f16],
 ) -> Result<()> {
-    let mut values = vec![f16::ZERO; vectors.numel()];
-    let copied = vectors.f_copy_data(&mut values, vectors.numel());
-    copied.map_err(ModelError::from)?;
-    let width = values.len() / places.len().max(1);
-    for (&place, row) in places.iter().zip(values.chunks_exact(width.max(1))) {
+    let width = (vectors.len() / places.len().max(1)).max(1);
+    for (&place, row) in places.iter().zip(vectors.chunks_exact(width)) {
         if row.iter().any(|x| x.is_nan()) {
             return Err(not_finite(&(sequences.name)(place)));
         }
@@ -116,14 +84,6 @@ fn put(
         rows[place * width..][..width].copy_from_slice(row);
     }
     Ok(())
-}
-
-/// Names the item in an error that knows its place in the slice only.
-fn named(error: ModelError, name: impl Fn(usize) -> String) -> TaskError {
-    match error {
-        ModelError::NotFinite(i) => not_finite(&name(i)),
-        other => other.into(),
-    }
 }
 
 fn not_finite(name: &str) -> TaskError {
@@ -138,25 +98,6 @@ fn too_large(name: &str) -> TaskError {
     ))
 }
 
-/// Places `0..count`, longest first, cut into slices of about `budget` tokens.
-fn slices(count: usize, length: impl Fn(usize) -> usize, budget: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(length(i)));
-    let mut slices: Vec<Vec<usize>> = Vec::new();
-    let mut used = budget;
-    for i in order {
-        if used >= budget {
-            slices.push(Vec::new());
-            used = 0;
-        }
-        used += length(i);
-        if let Some(slice) = slices.last_mut() {
-            slice.push(i);
-        }
-    }
-    slices
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,9 +106,8 @@ mod tests {
 
     const SPECIALS: Specials = Specials { first: 2, last: 3 };
 
-    /// A GPU's way, here on the processor: the rows are those of [`Encoder::encode`], rounded.
     #[test]
-    fn overlapped_rows_are_where_their_sequences_were() {
+    fn rows_are_where_their_sequences_were() {
         let folder = tempfile::tempdir().unwrap();
         write_plain_model(folder.path(), WordCollection::vocabulary(), 7);
         let towers = DualEncoder::load(folder.path(), &LoadOptions::default()).unwrap();
@@ -181,7 +121,7 @@ mod tests {
             name: &|i| format!("text {i}"),
         };
         let progress = Progress::default();
-        let found = overlapped(encoder, SPECIALS, 40, &sequences, &progress).unwrap();
+        let found = in_batches(encoder, SPECIALS, 40, &sequences, &progress).unwrap();
         assert_eq!(progress.fraction(), 1.0);
         let tokens = &sequences.tokens;
         let expected = encoder.encode(tokens, SPECIALS, 32, 40, &mut |_| {});
@@ -189,14 +129,14 @@ mod tests {
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().zip(&expected) {
             let difference = (found.to_f32() - expected).abs();
-            // Half of f16's last bit, and what another batch changes in f32.
+            // Half of f16's last bit.
             assert!(
-                difference <= expected.abs() / 2048.0 + 1e-4,
+                difference <= expected.abs() / 2048.0 + 1e-7,
                 "{found} for {expected}"
             );
         }
         progress.cancel();
-        let refused = overlapped(encoder, SPECIALS, 40, &sequences, &progress);
+        let refused = in_batches(encoder, SPECIALS, 40, &sequences, &progress);
         assert!(matches!(refused, Err(TaskError::Cancelled)));
     }
 
@@ -209,14 +149,8 @@ mod tests {
         };
         let mut rows = vec![f16::ZERO; 4];
         let mut placed = |values: [f32; 4]| {
-            let vectors = Tensor::from_slice(&values).view([2, 2]);
-            put(
-                &vectors.to_kind(tch::Kind::Half),
-                &[1, 0],
-                &sequences,
-                &mut rows,
-            )
-            .map_err(|error| error.to_string())
+            put(&values.map(f16::from_f32), &[1, 0], &sequences, &mut rows)
+                .map_err(|error| error.to_string())
         };
         let nan = placed([0.5, f32::NAN, 1.0, 1.0]).unwrap_err();
         assert!(nan.contains("text 1 is not finite"), "{nan}");
@@ -224,13 +158,5 @@ mod tests {
         assert!(large.contains("text 0 does not fit fp16"), "{large}");
         placed([0.5, 1.0, 2.0, -4.0]).unwrap();
         assert_eq!(rows, [2.0, -4.0, 0.5, 1.0].map(f16::from_f32));
-    }
-
-    #[test]
-    fn slices_hold_every_place_once_longest_first() {
-        let lengths = [3usize, 9, 4, 4, 1];
-        let cut = slices(lengths.len(), |i| lengths[i], 10);
-        assert_eq!(cut, [vec![1, 2], vec![3, 0, 4]]);
-        assert!(slices(0, |_| 1, 10).is_empty());
     }
 }

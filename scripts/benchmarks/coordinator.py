@@ -1,12 +1,11 @@
 """The coordinator before a thousand stub workers: what a generation costs it."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
-BIN = Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "debug"
+from quarry import BIN
+
 TASKS = (1_000, 10_000, 100_000)
 WORKERS = (10, 100, 1_000)
 # A thousand workers, 100,000 tasks of 30 s, watched for so many seconds in the middle.
@@ -43,11 +42,12 @@ def show(found):
     print("  tasks   workers  cpu s  us/task     MiB  lease p50, p99 ms  publish s  records  log MiB  snapshots MiB")
     for row in found["whole"]:
         # Of a thousand workers and tasks nobody gets a second one at once.
-        lease, log = {name: ms or 0.0 for name, ms in row["lease_ms"].items()}, row["log"]
+        lease = {name: "–" if ms is None else f"{ms:.1f}" for name, ms in row["lease_ms"].items()}
+        log = row["log"]
         print(
             f"  {row['tasks']:<8}{row['workers']:<7}{row['cpu_seconds']:7.2f}"
             f"{row['cpu_seconds'] / row['tasks'] * 1e6:9.0f}{row['memory_mib']:8.0f}"
-            f"{lease['p50']:10.1f} {lease['p99']:8.1f}{row['publish_seconds']:11.2f}"
+            f"{lease['p50']:>10} {lease['p99']:>8}{row['publish_seconds']:11.2f}"
             f"{log['records']:9}{log['bytes'] / 2**20:9.1f}{log['snapshot_bytes'] / 2**20:15.1f}"
         )
     for row in found["real_pace"]:

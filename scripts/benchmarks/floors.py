@@ -23,3 +23,9 @@ def lengths_of(model, texts, longest):
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
     return [len(e.ids) for e in tokenizer.encode_batch(texts)]
+
+
+def longest_of(model):
+    """Tokens that sentence-transformers cuts a text at."""
+    path = Path(model) / "sentence_bert_config.json"
+    return json.loads(path.read_text())["max_seq_length"] if path.exists() else 512

@@ -13,11 +13,11 @@ import coordinator
 import floors
 import peers
 import quarry
-from cut import cut
+from cut import cut, pairs
 
 MODEL = Path(".deps/models/all-MiniLM-L6-v2")
 
-# contender: (what runs it, dtype); ratios: (ours, theirs, goal).
+# Contenders, and ratios: ours, theirs, the goal.
 SUITES = {
     "encode": (
         ["peak:bf16", "peak:f32", "quarry:bf16", "quarry:f32", "encode-st:f32", "encode-st:bf16", "encode-ort:f32"],
@@ -38,7 +38,7 @@ SUITES = {
         ["peak:bf16", "quarry:bf16", "quarry:f32", "train:bf16", "train:f32"],
         [("quarry:bf16", "train:bf16", 2.0), ("quarry:f32", "train:f32", 1.5)],
     ),
-    # A ratio is here the time of a step beside a busy fleet over that beside an idle one.
+    # A ratio is here how much longer a step takes with the second than with the first.
     "asynchrony": (
         ["quarry:alone", "quarry:neighbour", "quarry:refreshing"],
         [
@@ -48,6 +48,23 @@ SUITES = {
         ],
     ),
 }  # fmt: skip
+# Rounds and steps where --rounds and --steps are not given: a curve wants seeds and length,
+# and a fleet some generations.
+ROUNDS, STEPS = {"curve": 3}, {"curve": 60, "asynchrony": 24}
+# Where less is better: a goal is the most a ratio may be, not the least.
+AT_MOST = {"asynchrony"}
+# Useful FLOP/s of the peak.
+SHARES = {("encode", "bf16"): 0.80, ("encode", "f32"): 0.85, ("train", "bf16"): 0.55}
+# What else is printed of a run: key, form, words, and goal with whether it is the most.
+BESIDE = (
+    ("cosine", "8.4f", "lowest cosine with Quarry's f32 vectors", (0.9995, False)),
+    ("peak_mib", "8.0f", "MiB at most", None),
+    ("encoder_share", "8.1%", "of it inside the encoder", (0.9, False)),
+    ("prepare", "8.1f", "s of tokenising before it, once a collection", None),
+    ("slowest_swap_ms", "8.1f", "ms, the slowest swap", (50, True)),
+    ("idle_share", "8.3%", "waiting for data", (0.01, True)),
+    ("generations", "8d", "generations in use", None),
+)
 OURS = {
     "encode": quarry.encode,
     "refresh": quarry.refresh,
@@ -85,14 +102,29 @@ def measure(args, suite):
             name, _, dtype = contender.partition(":")
             result = OURS[suite](args, dtype) if name == "quarry" else peer(args, contender)
             found[contender].append(result)
-            rate = result.get("flops", 0) / 1e9 or result["texts"] / result["seconds"]
-            print(f"round {turn + 1} {suite:8} {contender:16} {rate:9.1f}", file=sys.stderr)
+            figure, unit = pace(suite, contender, result)
+            print(f"round {turn + 1} {suite:8} {contender:16} {figure:9.1f} {unit}", file=sys.stderr)
+            if "encoding" in result:
+                result["encoder_share"] = result["encoding"] / result["seconds"]
+            if "idle" in result:
+                result["idle_share"] = result["idle"] / result["seconds"]
             if suite == "curve":
                 result["dev"] = scores(args, trained(args, name, dtype))
-            if suite == "encode" and not contender.startswith(("peak", "quarry:bf16")):
-                result["cosine"] = agree(args.work, contender)
+            if suite == "encode" and name != "peak" and contender != "quarry:bf16":
+                # Quarry's f32 vectors come after its bf16 ones, and judge them.
+                judged = "quarry:bf16" if contender == "quarry:f32" else contender
+                found[judged][turn]["cosine"] = agree(args.work, judged)
     args.seed = first
     return found
+
+
+def pace(suite, contender, result):
+    """A result's figure and its unit."""
+    if contender.startswith("peak"):
+        return result["flops"] / 1e9, "GFLOP/s"
+    if suite == "refresh":
+        return result["seconds"], "s"
+    return result["texts"] / result["seconds"], "texts/s" if suite == "encode" else "pairs/s"
 
 
 def trained(args, name, dtype):
@@ -119,16 +151,17 @@ def scores(args, model):
 
 def agree(work, contender):
     """What was fast must also be right: the lowest cosine of a contender's vectors with
-    Quarry's in f32; of `quarry:f32`, with those in bf16."""
+    Quarry's in f32."""
     import numpy
     from safetensors.numpy import load_file
 
     exact = load_file(work / "quarry-f32.safetensors")["embeddings"]
-    if contender == "quarry:f32":
+    if contender == "quarry:bf16":
         other = load_file(work / "quarry-bf16.safetensors")["embeddings"]
     else:
         other = numpy.load(work / "peer.npy")
-    lowest = float((exact * other).sum(1).min())
+    norms = numpy.linalg.norm(exact, axis=1) * numpy.linalg.norm(other, axis=1)
+    lowest = float(((exact * other).sum(1) / norms).min())
     # sentence-transformers keeps its bf16 states and LayerNorms in 8 bits throughout.
     least = 0.99 if contender == "encode-st:bf16" else 0.9995
     if not lowest >= least:
@@ -154,15 +187,7 @@ def shares(args, suite, found):
     """Useful FLOP/s of Quarry over the fastest product the machine does, round by round."""
     if suite not in ("encode", "train"):
         return []
-    texts = list(peers.texts_of(args.texts))
-    longest = 256 if suite == "encode" else args.length
-    work = floors.flops(args.model, floors.lengths_of(args.model, texts, longest)) / len(texts)
-    if suite == "train":
-        # Forward and twice that backward, of a question as well.
-        positives = peers.judgements(args.data, "train")
-        _, questions = peers.questions_of(args.data, positives)
-        work += floors.flops(args.model, floors.lengths_of(args.model, questions, 64)) / len(questions)
-        work *= 3
+    work = work_of_a_pair(args) if suite == "train" else work_of(args, peers.texts_of(args.texts))
     rows = []
     for dtype in ("bf16", "f32"):
         if f"peak:{dtype}" in found:
@@ -170,33 +195,58 @@ def shares(args, suite, found):
                 work * ours["texts"] / ours["seconds"] / top["flops"]
                 for ours, top in zip(found[f"quarry:{dtype}"], found[f"peak:{dtype}"])
             ]
-            rows.append({"dtype": dtype, "share": of_peak})
+            rows.append({"dtype": dtype, "share": of_peak, "goal": SHARES[suite, dtype]})
     return rows
+
+
+def work_of(args, texts, longest=None):
+    """FLOP of a text, on average."""
+    texts = list(texts)
+    lengths = floors.lengths_of(args.model, texts, longest or floors.longest_of(args.model))
+    return floors.flops(args.model, lengths) / len(texts)
+
+
+def work_of_a_pair(args):
+    """FLOP of a question and its passage, forward and twice that backward."""
+    positives = peers.judgements(args.data, "train")
+    answers = {passage for passages in positives.values() for passage in passages}
+    corpus = peers.passages_of(args.data / "corpus.jsonl.gz")
+    _, questions = peers.questions_of(args.data, positives)
+    passages = (text for name, text in corpus if name in answers)
+    return 3 * (work_of(args, passages, args.length) + work_of(args, questions, 64))
 
 
 def show(suite, report):
     print(f"\n{suite}")
     for contender, results in report["results"].items():
-        rates = [r.get("flops", 0) / 1e9 or r["texts"] / r["seconds"] for r in results]
-        if suite == "refresh":
-            rates = [r["seconds"] for r in results]
-        unit = {"refresh": "s", "encode": "texts/s"}.get(suite, "pairs/s")
-        unit = "GFLOP/s" if contender.startswith("peak") else unit
-        print(f"  {contender:18}{'  '.join(f'{rate:8.1f}' for rate in rates)}  {unit}")
-        for line in beside(results):
+        figures = [pace(suite, contender, result) for result in results]
+        print(f"  {contender:18}{'  '.join(f'{figure:8.1f}' for figure, _ in figures)}  {figures[0][1]}")
+        for line in beside(results, contender.startswith("quarry")):
             print(f"  {'':18}{line}")
+    at_most = suite in AT_MOST
     for row in report["ratios"]:
+        if at_most:
+            words = f"a step of {row['theirs']} takes as long as of {row['ours']}, times"
+        else:
+            words = f"{row['ours']} is faster than {row['theirs']}, times"
         line = "  ".join(f"{ratio:5.2f}" for ratio in row["ratios"])
-        middle = statistics.median(row["ratios"])
-        print(f"  {row['ours']} / {row['theirs']:16}{line}  median {middle:.2f}"
-              + (f", goal {row['goal']}" if row["goal"] else ""))
+        goal = verdict(row["ratios"], row["goal"], at_most) if row["goal"] else ""
+        print(f"  {words:60}{line}   {goal}".rstrip())
     for row in report["shares"]:
+        words = f"useful FLOP/s of the {row['dtype']} peak"
         line = "  ".join(f"{share:5.2f}" for share in row["share"])
-        print(f"  useful FLOP/s of the {row['dtype']} gemm peak  {line}")
+        print(f"  {words:60}{line}   {verdict(row['share'], row['goal'], False)}")
 
 
-def beside(results):
-    """What a run shows besides its pace."""
+def verdict(values, goal, at_most):
+    """Whether every round's value meets the goal."""
+    missed = sum(value > goal if at_most else value < goal for value in values)
+    words = f"NOT MET in {missed} of {len(values)}" if missed else "met"
+    return f"goal: at {'most' if at_most else 'least'} {goal:g}, {words}"
+
+
+def beside(results, ours):
+    """What a run shows besides its pace; goals are for ours."""
     if all("losses" in r for r in results):
         steps = len(results[0]["losses"])
         for part in range(3):
@@ -207,27 +257,23 @@ def beside(results):
         for name in results[0]["dev"]:
             found = [r["dev"][name] for r in results]
             yield f"{'  '.join(f'{x:8.4f}' for x in found)}  {name} on dev, mean {statistics.mean(found):.4f}"
-    for key, form, what in (
-        ("peak_mib", "8.0f", "MiB at most"),
-        ("slowest_swap_ms", "8.1f", "ms, the slowest swap"),
-        ("generations", "8d", "generations in use"),
-    ):
+    for key, form, words, goal in BESIDE:
         if all(key in r for r in results):
-            yield f"{'  '.join(f'{r[key]:{form}}' for r in results)}  {what}"
-    if all("idle" in r for r in results):
-        shares = [r["idle"] / r["seconds"] for r in results]
-        yield f"{'  '.join(f'{share:8.3%}' for share in shares)}  waiting for data"
+            values = [r[key] for r in results]
+            line = "  ".join(f"{value:{form}}" for value in values)
+            judged = f"   {verdict(values, *goal)}" if goal and ours else ""
+            yield f"{line}  {words}{judged}"
 
 
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("suites", nargs="*", help="encode, refresh, curve, train, asynchrony, coordinator (all)")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, help="2, of curve 3")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--data", type=Path, default=Path("data/squad-mini"))
     parser.add_argument("--passages", type=int, default=0, help="of encode (the first) and refresh (evenly spaced); 0 takes all")
     parser.add_argument("--length", type=int, default=160, help="tokens of a passage in train")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, help="12, of curve 60, of asynchrony 24")
     parser.add_argument("--warmup", type=int, default=3, help="steps of train that are not timed")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--seed", type=int, default=1)
@@ -240,27 +286,44 @@ def main():
     if unknown:
         parser.error(f"unknown suite {', '.join(sorted(unknown))}: choose from {', '.join(suites)}")
     wanted = args.suites or suites
+    rounds, steps = args.rounds, args.steps
+    if not 0 < args.warmup < (steps or 12):
+        parser.error("--warmup is at least 1 and less than --steps")
     if set(wanted) & set(SUITES):
         args.texts = passages(args)
-    reports = {}
+    reports = {"setting": setting(args)}
     whole = args.data
     for suite in wanted:
+        args.data = part_of(args, suite, whole)
+        args.rounds, args.steps = rounds or ROUNDS.get(suite, 2), steps or STEPS.get(suite, 12)
         if suite == "coordinator":  # has no peer
             reports[suite] = coordinator.measure(args)
             coordinator.show(reports[suite])
-            continue
-        part = suite == "refresh" and args.passages
-        args.data = cut(whole, args.passages, args.work / "part") if part else whole
-        found = measure(args, suite)
-        reports[suite] = {
-            "results": found,
-            "ratios": ratios(suite, found),
-            "shares": shares(args, suite, found),
-        }
-        show(suite, reports[suite])
-    if args.json:
-        setting = {"threads": args.threads, "data": str(whole), "passages": args.passages, "machine": machine()}
-        args.json.write_text(json.dumps({"setting": setting, **reports}, indent=1))
+        else:
+            found = measure(args, suite)
+            reports[suite] = {
+                "results": found,
+                "ratios": ratios(suite, found),
+                "shares": shares(args, suite, found),
+            }
+            show(suite, reports[suite])
+        if args.json:  # After each: a suite that fails takes no other with it.
+            args.json.write_text(json.dumps(reports, indent=1))
+
+
+def part_of(args, suite, whole):
+    """The collection that a suite's contenders read."""
+    if suite == "refresh" and args.passages:
+        return cut(whole, args.passages, args.work / "part")
+    if suite in ("train", "asynchrony"):
+        return pairs(whole, args.work / "pairs")
+    return whole
+
+
+def setting(args):
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], stdout=subprocess.PIPE, text=True).stdout
+    chosen = {name: str(value) for name, value in vars(args).items() if name not in ("work", "texts", "json")}
+    return {**chosen, "commit": commit.strip(), "machine": machine()}
 
 
 def passages(args):

@@ -7,7 +7,7 @@ when somebody else needs the room. VmHWM is the highest sum of both.
 import threading
 import time
 
-EVERY = 0.02
+EVERY = 0.05
 FIELDS = ("VmHWM", "RssAnon", "RssFile")
 
 

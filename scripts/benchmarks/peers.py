@@ -15,14 +15,20 @@ import resource
 import time
 from pathlib import Path
 
+import floors
 
-def texts_of(path):
-    """Title and text of every line, as Quarry joins them."""
+
+def passages_of(path):
+    """Id, and title and text as Quarry joins them, of every line."""
     opened = gzip.open if str(path).endswith(".gz") else open
     with opened(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            yield " ".join(part for part in (row.get("title"), row["text"]) if part)
+            yield row["_id"], " ".join(part for part in (row.get("title"), row["text"]) if part)
+
+
+def texts_of(path):
+    return (text for _, text in passages_of(path))
 
 
 def sentence_transformer(args, dtype):
@@ -61,8 +67,10 @@ def encode_onnxruntime(args):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
-    tokenizer.enable_truncation(256)
+    tokenizer.enable_truncation(floors.longest_of(args.model))
     tokenizer.enable_padding()
+    warm = numpy.ones((4, 8), dtype="int64")
+    session.run(None, {"input_ids": warm, "attention_mask": warm})
     start = time.perf_counter()
     texts = list(texts_of(args.texts))
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
@@ -73,7 +81,8 @@ def encode_onnxruntime(args):
         ids = numpy.array([e.ids for e in batch], dtype="int64")
         mask = numpy.array([e.attention_mask for e in batch], dtype="int64")
         (states,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
-        sums = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+        sums = (states * mask[..., None].astype("float32")).sum(1)
+        sums /= mask.sum(1, keepdims=True)
         sums /= numpy.linalg.norm(sums, axis=1, keepdims=True)
         if vectors is None:
             vectors = numpy.empty((len(texts), sums.shape[1]), dtype="float32")
@@ -116,7 +125,7 @@ def refresh(args, dtype):
     model = sentence_transformer(args, dtype)
     model.encode(["warm up"] * 4)
     start = time.perf_counter()
-    passages = list(texts_of(args.data / "corpus.jsonl.gz"))
+    names, passages = zip(*passages_of(args.data / "corpus.jsonl.gz"))
     positives = judgements(args.data, "train")
     ids, questions = questions_of(args.data, positives)
     encoding = time.perf_counter()
@@ -126,18 +135,12 @@ def refresh(args, dtype):
     index = faiss.IndexFlatIP(corpus.shape[1])
     index.add(corpus.astype("float32"))
     _, found = index.search(queries.astype("float32"), 200)
-    names = passage_ids(args.data)
     with open(args.output.with_suffix(".jsonl"), "w", encoding="utf-8") as out:
         for query, row in zip(ids, found):
             kept = [names[i] for i in row if names[i] not in positives[query]]
             out.write(json.dumps({"query": query, "negatives": kept}) + "\n")
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "encoding": encoding, "texts": len(passages) + len(questions)}
-
-
-def passage_ids(data):
-    with gzip.open(data / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [json.loads(line)["_id"] for line in lines]
 
 
 def judgements(data, split):
@@ -182,7 +185,7 @@ def train(args, dtype):
     )
     model.max_seq_length = args.length
     positives = judgements(args.data, "train")
-    texts = dict(zip(passage_ids(args.data), texts_of(args.data / "corpus.jsonl.gz")))
+    texts = dict(passages_of(args.data / "corpus.jsonl.gz"))
     ids, questions = questions_of(args.data, positives)
     rows = Dataset.from_dict(
         {"anchor": questions, "positive": [texts[min(positives[i])] for i in ids]}
@@ -232,18 +235,25 @@ def train(args, dtype):
 
 
 def peak(args, dtype):
-    """The fastest matrix product libtorch does on this machine, FLOP/s."""
+    """The fastest matrix product libtorch does on this machine, FLOP/s, with the weight as
+    it is or laid out for oneDNN beforehand."""
     import torch
 
     torch.set_num_threads(args.threads)
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    mkldnn = torch.ops.mkldnn
     best = 0.0
     for rows, inner, columns in [(1024, 1536, 1536), (2048, 2048, 2048), (1024, 384, 1536)]:
         x, w = torch.randn(rows, inner).to(kind), torch.randn(columns, inner).to(kind)
-        for _ in range(40):
-            start = time.perf_counter()
-            torch.nn.functional.linear(x, w)
-            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
+        packed = mkldnn._reorder_linear_weight(w, rows)
+        for product in (
+            lambda: torch.nn.functional.linear(x, w),
+            lambda: mkldnn._linear_pointwise(x, packed, None, "none", [], None),
+        ):
+            for _ in range(40):
+                start = time.perf_counter()
+                product()
+                best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
     return {"seconds": 1.0, "texts": 1, "flops": best}
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-BIN = Path("target/debug")
+BIN = Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "debug"
 
 
 def timed(command, log):
@@ -45,7 +45,7 @@ def refresh(args, dtype):
     store = args.work / "refresh"
     shutil.rmtree(store, ignore_errors=True)
     log = args.work / "refresh.log"
-    timed(
+    prepare, _ = timed(
         [
             BIN / "quarry", "prepare", "--data", args.data, "--model", args.model,
             "--store", store, "--recipe", "recipes/ance.toml",
@@ -67,7 +67,7 @@ def refresh(args, dtype):
         inferencer = subprocess.Popen(
             [
                 BIN / "quarry-inferencer", "--coordinator", url, "--store", store,
-                "--threads", str(args.threads), "--cache", store / "cache",
+                "--threads", str(args.threads), "--cache", store / "cache", "--log-json",
             ],
             stderr=open(args.work / "inferencer.log", "w", encoding="utf-8"),
         )  # fmt: skip
@@ -77,7 +77,19 @@ def refresh(args, dtype):
             if child:
                 child.terminate()
                 child.wait()
-    return {"seconds": generation["seconds"], "texts": 1}
+    encoding = encoding_seconds(args.work / "inferencer.log")
+    return {"seconds": generation["seconds"], "encoding": encoding, "prepare": prepare, "texts": 1}
+
+
+def encoding_seconds(log):
+    """Of the tasks that run the encoder, by the log of the only inferencer."""
+    total = 0.0
+    for line in open(log, encoding="utf-8"):
+        record = json.loads(line)
+        fields = record.get("fields", record)
+        if fields.get("message") == "task done" and fields["work"].startswith("encode"):
+            total += fields["seconds"]
+    return total
 
 
 def alive(child, work):

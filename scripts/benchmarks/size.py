@@ -1,14 +1,14 @@
 """Memory and time of every program against the number of passages, and of a merge against
 the number of questions.
 
-    scripts/bench size [--passages N] [--questions N] [--work DIR] [--json FILE]
+    scripts/bench size [--smallest N] [--passages N] [--questions N] [--work DIR] [--json FILE]
 
 Sizes are --smallest (10,000), ten times that and so on up to --passages. Each is generated (generated.py)
 and taken through `quarry prepare`, BM25, some steps of training, a generation mined with
 the checkpoint and the swap to it, by the programs as `quarry run` starts them, with a stub
 encoder (stub.py). Then the merge of --questions questions over eight partitions, and of a
 half, a quarter and an eighth as many, from generated candidates, 200 of each partition
-(inferencer/examples/merge.rs). 10,000,000 passages need 15 GB of disk and a few hours.
+(inferencer/examples/merge.rs). 10,000,000 passages need 15 GB of disk and, on two cores, half an hour.
 """
 
 import argparse
@@ -18,12 +18,14 @@ import os
 import shutil
 import subprocess
 import time
+from bisect import bisect
 from datetime import datetime, timezone
 from pathlib import Path
 
 import generated
 import stub
 from memory import Watch
+from quarry import BIN
 
 # Steps between checkpoints; a generation is due after as many. A run sees two, the first
 # mined with the untouched model.
@@ -131,10 +133,16 @@ def passages(args, many):
             args.work / f"{name}-trainer.log",
         )  # fmt: skip
         everybody = {"coordinator": coordinator, "inferencer": inferencer, "trainer": trainer}
-        with Watch(**everybody) as watch:
-            while trainer.poll() is None:
-                alive(coordinator)
-                time.sleep(0.2)
+        try:
+            with Watch(**everybody) as watch:
+                while trainer.poll() is None:
+                    alive(coordinator)
+                    if inferencer.poll():  # 0 at the end of the run
+                        alive(inferencer)
+                    time.sleep(0.2)
+        finally:
+            if trainer.poll() is None:
+                trainer.terminate()
         if trainer.returncode != 0:
             raise SystemExit(f"bench: the trainer failed, see {args.work / name}-trainer.log")
     found["memory"] |= watch.peaks
@@ -179,7 +187,8 @@ def tasks(log, series):
         end = datetime.fromisoformat(record["timestamp"]).astimezone(timezone.utc).timestamp()
         kind = " ".join(fields["work"].split()[:2])
         start = end - fields["seconds"]
-        during = [size for at, size in series if start <= at <= end]
+        first, last = (bisect(series, (at, 0)) for at in (start, end))
+        during = [size for _, size in series[first:last]]
         of_kind = found.setdefault(kind, {"tasks": 0, "seconds": 0.0, "RssAnon": 0})
         of_kind["tasks"] += 1
         of_kind["seconds"] += fields["seconds"]
@@ -220,7 +229,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", type=Path, default=Path(".deps/models/all-MiniLM-L6-v2"))
-    parser.add_argument("--bin", type=Path, default=Path("target/debug"))
+    parser.add_argument("--bin", type=Path, default=BIN)
     parser.add_argument("--work", type=Path, default=Path("target/bench/size"))
     parser.add_argument("--json", type=Path, help="file for every figure")
     args = parser.parse_args()

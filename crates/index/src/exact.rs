@@ -7,6 +7,7 @@
 //! Products, top-k and merging stay on the device, and the host reads the best keys once for all queries of a call:
 //! no tile waits for it.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use tch::{Device, Kind, Tensor};
@@ -77,38 +78,40 @@ impl ExactIndex {
         })
     }
 
-    /// Rows `start..end` of a part as f32 `[D, N]` on the device; a row that is not finite is refused.
-    fn tile_rows(&self, part: usize, start: usize, end: usize) -> Result<Tensor, IndexError> {
-        if let Some(rows) = self.uploaded.get(part) {
-            // They were looked at when they were copied there.
-            let rows = rows
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner())
-                .shallow_clone();
-            let rows = rows.f_narrow(0, start as i64, (end - start) as i64)?;
-            return Ok(rows.f_to_kind(Kind::Float)?.f_tr()?);
-        }
-        let values = &self.parts[part].values()[start * self.dim..end * self.dim];
-        let rows = Tensor::f_from_slice(values)?
-            .f_view([-1, self.dim as i64])?
-            .f_to_kind(Kind::Float)?;
-        if !bool::try_from(rows.f_isfinite()?.f_all()?)? {
-            return Err(first_not_finite(&self.parts[part], self.dim));
+    /// A stretch's rows as f32 `[D, N]` on the device; a row that is not finite is refused.
+    fn rows_of(&self, stretch: &Stretch) -> Result<Tensor, IndexError> {
+        let pieces = stretch.pieces.iter().map(|(part, rows)| {
+            let (start, count) = (rows.start as i64, rows.len() as i64);
+            if let Some(uploaded) = self.uploaded.get(*part) {
+                let uploaded = uploaded
+                    .lock()
+                    .unwrap_or_else(|poisoned| poisoned.into_inner());
+                return Ok(uploaded.f_narrow(0, start, count)?);
+            }
+            let values = &self.parts[*part].values()[rows.start * self.dim..rows.end * self.dim];
+            Ok(Tensor::f_from_slice(values)?.f_view([-1, self.dim as i64])?)
+        });
+        let mut pieces = pieces.collect::<Result<Vec<_>, IndexError>>()?;
+        let halves = match pieces.len() {
+            1 => pieces.remove(0),
+            _ => Tensor::f_cat(&pieces, 0)?,
+        };
+        let rows = halves.f_to_kind(Kind::Float)?;
+        // Uploaded ones were looked at when they were copied there.
+        if self.uploaded.is_empty() && !bool::try_from(rows.f_isfinite()?.f_all()?)? {
+            let parts = stretch.pieces.iter().map(|(part, _)| &self.parts[*part]);
+            return Err(first_not_finite(parts, self.dim));
         }
         Ok(rows.f_tr()?)
     }
 
-    /// Calls `visit` with every tile: its rows `[D, N]` and the number of the first.
+    /// Calls `visit` with the rows `[D, N]` of every tile and the number of the first.
     fn each_tile(
         &self,
         mut visit: impl FnMut(&Tensor, i64) -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
-        for (index, part) in self.parts.iter().enumerate() {
-            for start in (0..part.len()).step_by(self.tile.rows) {
-                let end = (start + self.tile.rows).min(part.len());
-                let rows = self.tile_rows(index, start, end)?;
-                visit(&rows, i64::from(part.first_row()) + start as i64)?;
-            }
+        for stretch in stretches(&self.parts, self.tile.rows) {
+            visit(&self.rows_of(&stretch)?, stretch.first_row)?;
         }
         Ok(())
     }
@@ -180,6 +183,39 @@ impl ExactIndex {
     }
 }
 
+/// Rows of a tile: pieces of neighbouring parts.
+#[derive(Debug, PartialEq)]
+struct Stretch {
+    first_row: i64,
+    /// The part, and which of its rows.
+    pieces: Vec<(usize, Range<usize>)>,
+}
+
+/// Stretches of at most `most` rows without a gap. Small parts share one: each stretch costs a top-k and a merge.
+fn stretches(parts: &[Part], most: usize) -> Vec<Stretch> {
+    let mut found: Vec<Stretch> = Vec::new();
+    let (mut room, mut due) = (0, 0);
+    for (index, part) in parts.iter().enumerate() {
+        let mut start = 0;
+        while start < part.len() {
+            let row = i64::from(part.first_row()) + start as i64;
+            if room == 0 || row != due {
+                room = most;
+                found.push(Stretch {
+                    first_row: row,
+                    pieces: Vec::new(),
+                });
+            }
+            let rows = start..part.len().min(start + room);
+            (start, room, due) = (rows.end, room - rows.len(), row + rows.len() as i64);
+            if let Some(stretch) = found.last_mut() {
+                stretch.pieces.push((index, rows));
+            }
+        }
+    }
+    found
+}
+
 /// Copies a part's rows `[N, D]` to a GPU, slice by slice, and refuses a row that is not finite.
 fn upload(part: &Part, dim: usize, device: Device, slice: usize) -> Result<Tensor, IndexError> {
     let rows = Tensor::f_empty([part.len() as i64, dim as i64], (Kind::Half, device))?;
@@ -194,19 +230,18 @@ fn upload(part: &Part, dim: usize, device: Device, slice: usize) -> Result<Tenso
     }
     match finite.is_empty() || bool::try_from(Tensor::f_stack(&finite, 0)?.f_all()?)? {
         true => Ok(rows),
-        false => Err(first_not_finite(part, dim)),
+        false => Err(first_not_finite([part], dim)),
     }
 }
 
-fn first_not_finite(part: &Part, dim: usize) -> IndexError {
-    let at = part
-        .values()
-        .iter()
-        .position(|value| !value.is_finite())
-        .unwrap_or(0);
+fn first_not_finite<'a>(parts: impl IntoIterator<Item = &'a Part>, dim: usize) -> IndexError {
+    let row = parts.into_iter().find_map(|part| {
+        let at = part.values().iter().position(|value| !value.is_finite())?;
+        Some(part.first_row() as usize + at / dim)
+    });
     IndexError::NotFinite {
         what: "corpus",
-        row: part.first_row() as usize + at / dim,
+        row: row.unwrap_or(0),
     }
 }
 
@@ -311,6 +346,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_stretch_ends_at_its_bound_and_at_a_gap() {
+        let part = |first_row, rows: usize| Part::new(first_row, 1, vec![f16::ONE; rows]).unwrap();
+        let parts = [part(3, 2), part(5, 4), part(9, 1), part(20, 3)];
+        let stretch = |first_row, pieces: &[(usize, Range<usize>)]| Stretch {
+            first_row,
+            pieces: pieces.to_vec(),
+        };
+        let expected = [
+            stretch(3, &[(0, 0..2), (1, 0..3)]),
+            stretch(8, &[(1, 3..4), (2, 0..1)]),
+            stretch(20, &[(3, 0..3)]),
+        ];
+        assert_eq!(stretches(&parts, 5), expected);
+        assert_eq!(stretches(&parts, 100).len(), 2);
     }
 
     /// The same rows, read from a copy as on a GPU: the copy is made in slices.

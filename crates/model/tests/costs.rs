@@ -8,15 +8,16 @@
 mod support;
 
 use quarry_model::{Dropout, DualEncoder, PackedBatch, Pooling, Precision, Specials};
-use quarry_torch_ext::{Counts, tally};
+use quarry_torch_ext::{Counts, PackedAttention, tally};
 use support::{data, options};
+use tch::Kind;
 
 const SPECIALS: Specials = Specials { first: 2, last: 3 };
 const WIDTH: i64 = 32;
 const LAYERS: i64 = 2;
 
-fn model(trainable: bool) -> DualEncoder {
-    let options = options(Pooling::Mean, Precision::F32, trainable);
+fn model(precision: Precision, trainable: bool) -> DualEncoder {
+    let options = options(Pooling::Mean, precision, trainable);
     DualEncoder::load(&data("bert"), &options).unwrap()
 }
 
@@ -26,22 +27,22 @@ fn batch(lengths: &[usize]) -> PackedBatch {
     PackedBatch::new(contents.iter().map(Vec::as_slice), SPECIALS, 38)
 }
 
-fn encoding(lengths: &[usize]) -> Counts {
-    let (model, batch) = (model(false), batch(lengths));
+fn encoding(precision: Precision, lengths: &[usize]) -> Counts {
+    let (model, batch) = (model(precision, false), batch(lengths));
     let embed = || tch::no_grad(|| model.query().embed(&batch, None).unwrap());
     let _ = embed();
     tally(embed).unwrap().1
 }
 
 fn training(lengths: &[usize]) -> Counts {
-    let (model, batch) = (model(true), batch(lengths));
+    let (model, batch) = (model(Precision::F32, true), batch(lengths));
     let dropout = Some(Dropout {
         hidden: 0.1,
         attention: 0.0,
     });
     let step = || {
         let vectors = model.query().embed(&batch, dropout).unwrap();
-        vectors.square().sum(tch::Kind::Float).backward();
+        vectors.square().sum(Kind::Float).backward();
     };
     // The first step allocates the gradients.
     step();
@@ -56,8 +57,8 @@ fn states_a_token(few: &Counts, many: &Counts, tokens: i64) -> f64 {
 #[test]
 fn padding_costs_nothing() {
     // As many tokens, once of equal lengths, once of very different ones.
-    let even = encoding(&[20; 16]);
-    let mixed = encoding(&[4, 36].repeat(8));
+    let even = encoding(Precision::F32, &[20; 16]);
+    let mixed = encoding(Precision::F32, &[4, 36].repeat(8));
     assert!(
         mixed.bytes < even.bytes + even.bytes / 50,
         "{even:?} {mixed:?}"
@@ -66,7 +67,10 @@ fn padding_costs_nothing() {
 
 #[test]
 fn encoding_allocates_a_state_for_each_result_and_nothing_else() {
-    let (few, many) = (encoding(&[32; 4]), encoding(&[32; 40]));
+    let (few, many) = (
+        encoding(Precision::F32, &[32; 4]),
+        encoding(Precision::F32, &[32; 40]),
+    );
     assert_eq!(few.operations, many.operations);
     assert!(few.operations <= 70 && few.allocations <= 26, "{few:?}");
     // Words, positions and their norm; in each layer 3 h of projections, 1 of context,
@@ -76,6 +80,22 @@ fn encoding_allocates_a_state_for_each_result_and_nothing_else() {
     assert!(copied < 0.2, "{few:?} {many:?}");
     let states = states_a_token(&few, &many, 36 * 32);
     assert!(states < 3.0 + 8.0 * LAYERS as f64 + 0.5, "{states}");
+}
+
+#[test]
+fn in_bf16_a_branch_keeps_nothing_between_its_products() {
+    if PackedAttention::new(4, WIDTH / 4, Kind::BFloat16).is_err() {
+        eprintln!("SKIPPED: no bf16 kernel here");
+        return;
+    }
+    let count = |lengths: &[usize]| encoding(Precision::Bf16, lengths);
+    let (few, many) = (count(&[32; 4]), count(&[32; 40]));
+    assert_eq!(few.operations, many.operations);
+    assert!(few.operations <= 75 && few.allocations <= 26, "{few:?}");
+    // Embeddings and their norm in f32, and the norm rounded; in each layer, of half the
+    // size, 3 h of projections, 1 of context and 1 behind each branch.
+    let states = states_a_token(&few, &many, 36 * 32);
+    assert!(states < 0.0, "{states}");
 }
 
 #[test]

@@ -104,14 +104,15 @@ QUARRY_FOR_EACH_KIND(MAKE)
 QUARRY_FOR_EACH_KIND(MAKE)
 #undef MAKE
 
-// Of one key and all queries: p = 2^(scale log2(e) s - log_sum), ds = p (dp - delta) scale.
+// Of one key and all queries: p = 2^(by s - log_sum), ds = p (dp - delta) scale. No weight is
+// more than 1, however the product of a score in the billions was rounded.
 #define MAKE(E)                                                                       \
   QUARRY_LANES void score_gradients(                                                  \
       const float* s, const float* dp, const float* log_sums, const float* deltas,    \
-      int64_t filled, float scale, E* p, E* ds) {                                     \
-    const float by = scale * LOG2_E;                                                  \
+      int64_t filled, float by, float scale, E* p, E* ds) {                           \
     for (int64_t i = 0; i < filled; i += LANE) {                                      \
-      const Floats e = power_of_two<E>(load(s + i) * by - load(log_sums + i));        \
+      const Floats t = load(s + i) * by - load(log_sums + i);                         \
+      const Floats e = power_of_two<E>(smaller(Floats{}, t));                         \
       store_near(e, p + i);                                                           \
       store_near(e * (load(dp + i) - load(deltas + i)) * scale, ds + i);              \
     }                                                                                 \
@@ -148,6 +149,7 @@ void attend(const Head<E>& head, E* out, int64_t out_stride, float* log_sums) {
     }
     Row rows[BLOCK];
     exponentials(scores, real, n, filled, scale, weights, rows);
+    std::fill(weights + real * filled, weights + block * filled, E(0));
     product(block, d, filled, weights, filled, values, sums, false);
     write_rows(sums, real, d, rows, out + first * out_stride, out_stride);
     if (log_sums)
@@ -160,7 +162,7 @@ void attend_backward(
     const Head<E>& head, const E* out, const E* grad, int64_t out_stride, const float* log_sums,
     E* dq, E* dk, E* dv) {
   const int64_t n = head.length, d = head.width, filled = round_up(n, LANE);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  const float root = std::sqrt(static_cast<float>(d)), by = LOG2_E / root, scale = 1.0f / root;
   Scratch scratch(
       20 * 64 + 8 * filled * d * sizeof(E) + 2 * BLOCK * d * (4 + sizeof(E)) + filled * d * 4 +
       2 * filled * 4 + BLOCK * filled * (8 + 3 * sizeof(E)));
@@ -201,7 +203,7 @@ void attend_backward(
     product(block, filled, d, values + first * d, d, grads_across, products, false);
     for (int64_t i = 0; i < real; ++i)
       score_gradients(
-          scores + i * filled, products + i * filled, logs, deltas, filled, scale,
+          scores + i * filled, products + i * filled, logs, deltas, filled, by, scale,
           weights + i * filled, slopes + i * filled);
     std::fill(weights + real * filled, weights + block * filled, E(0));
     std::fill(slopes + real * filled, slopes + block * filled, E(0));

@@ -136,11 +136,12 @@ QUARRY_INLINE Floats power_of_fraction(Floats f, Bf16) {
 // 2^t for |t| <= 125, as exact as E can show.
 template <class E>
 QUARRY_INLINE Floats power_within(Floats t) {
-  // Adding 1.5 * 2^23 leaves the nearest whole number in the lower bits.
-  const Floats shifted = t + 12582912.0f;
-  const Floats p = power_of_fraction(t - (shifted - 12582912.0f), E(0));
-  // Times 2^whole: added to the exponent of a number near 1.
-  return bits_of<Floats>(bits_of<Words>(p) + (bits_of<Words>(shifted) << 23));
+  // Adding 1.5 * 2^23 leaves the nearest whole number in the lower bits; 127 more, and these
+  // bits are the exponent of its power.
+  constexpr float WHOLE = 12582912.0f + 127.0f;
+  const Floats shifted = t + WHOLE;
+  const Floats p = power_of_fraction(t - (shifted - WHOLE), E(0));
+  return p * bits_of<Floats>(bits_of<Words>(shifted) << 23);
 }
 
 // 2^t; 2^-125 below -125 and 2^125 above 125.

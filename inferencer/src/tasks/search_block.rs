@@ -16,9 +16,11 @@ use quarry_proto::{Block, Role, Task, TaskOutput};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Queries searched between two looks at the cancellation.
-const CPU_TILE: usize = 512;
-/// The same on a GPU, where small tiles leave it idle.
+/// Queries times passages between two looks at the cancellation on a CPU: some seconds.
+const CPU_SCORES: usize = 1 << 31;
+/// Fewest and most queries between two looks there. Each time the passages become f32 anew.
+const CPU_TILE: (usize, usize) = (512, 4096);
+/// Queries between two looks on a GPU, where small tiles leave it idle.
 const GPU_TILE: usize = 8192;
 
 /// Inputs of the task.
@@ -43,10 +45,9 @@ pub(crate) fn run(
     fit(block, &vectors, &passages)?;
     let depth = negatives::depth(shop.recipe.mining.depth, &queries, range.clone());
     let index = open_index(shop, work, &passages)?;
-    let tile = if shop.device.is_cuda() {
-        GPU_TILE
-    } else {
-        CPU_TILE
+    let tile = match shop.device.is_cuda() {
+        true => GPU_TILE,
+        false => (CPU_SCORES / passages.len().max(1)).clamp(CPU_TILE.0, CPU_TILE.1),
     };
     let vectors = vectors.to_f32();
 

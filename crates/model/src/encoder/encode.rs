@@ -9,11 +9,13 @@ use super::pass::{Pass, check};
 use super::prepared::Prepared;
 use crate::error::ModelError;
 use crate::packed::{PackedBatch, Specials};
+use half::f16;
 use quarry_torch_ext::Download;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use tch::{Device, Kind, Tensor};
+use tch::kind::Element;
+use tch::{Device, Tensor};
 
 /// Tokens a batch may hold on a CPU: its states then stay in the caches.
 pub const CPU_TOKEN_BUDGET: usize = 1024;
@@ -21,11 +23,9 @@ pub const CPU_TOKEN_BUDGET: usize = 1024;
 /// Batches shrink once fewer than this many times a batch's tokens are left.
 const TAIL: usize = 6;
 
-/// Takes the places of a batch's sequences and their vectors `[B · D]`.
-type Receive<'a> = dyn FnMut(&[usize], Vec<f32>) -> Result<(), ModelError> + 'a;
-
-/// Takes the same as a tensor in main memory, and says whether to go on.
-type Take<'a> = dyn FnMut(&[usize], Tensor) -> Result<ControlFlow<()>, ModelError> + 'a;
+/// Takes the places of a batch's sequences and their vectors `[B · D]`, and says whether to
+/// go on.
+type Receive<'a, T> = dyn FnMut(&[usize], &[T]) -> Result<ControlFlow<()>, ModelError> + 'a;
 
 impl Encoder {
     /// `[N · D]` f32 row after row in input order. `sequences` are content ids;
@@ -45,15 +45,10 @@ impl Encoder {
         token_budget: usize,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Vec<f32>, ModelError> {
-        let shared = self.setting.device == Device::Cpu;
-        let work = batches(sequences, max_length, token_budget, shared);
-        let batch = |places: &[usize]| {
-            PackedBatch::new(places.iter().map(|&i| sequences[i]), specials, max_length)
-        };
         let width = self.dim().unsigned_abs() as usize;
         let mut rows = vec![0f32; sequences.len() * width];
         let mut done = 0;
-        let mut receive = |places: &[usize], block: Vec<f32>| {
+        let mut receive = |places: &[usize], block: &[f32]| {
             // `places` is sorted as the batch sorts, so rows are in its packed order.
             for (&place, row) in places.iter().zip(block.chunks_exact(width)) {
                 if row.iter().any(|x| !x.is_finite()) {
@@ -63,18 +58,18 @@ impl Encoder {
             }
             done += places.len();
             progress(done);
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         };
-        self.with_prepared(|prepared| self.blocks(prepared, &work, &batch, &mut receive))?;
+        self.blocks(sequences, specials, max_length, token_budget, &mut receive)?;
         Ok(rows)
     }
 
     /// As [`Encoder::encode`], for vectors that are wanted in fp16: they become so on the
     /// device, before the copy. `take` gets the places of a batch's sequences and their
-    /// vectors, `[B, D]` f16 in main memory, finite or not; with `Break` it ends the work.
+    /// vectors, `[B · D]`, finite or not; with `Break` it ends the work.
     ///
-    /// One batch after the other, of which one is under way while `take` has the one
-    /// before: for a GPU, whose queue does not run dry however many sequences there are.
+    /// A GPU has one batch under way while `take` has the one before: its queue does not run
+    /// dry however many sequences there are.
     ///
     /// # Errors
     /// As `embed`.
@@ -84,17 +79,32 @@ impl Encoder {
         specials: Specials,
         max_length: usize,
         token_budget: usize,
-        take: &mut dyn FnMut(&[usize], &Tensor) -> ControlFlow<()>,
+        take: &mut dyn FnMut(&[usize], &[f16]) -> ControlFlow<()>,
     ) -> Result<(), ModelError> {
-        let work = batches(sequences, max_length, token_budget, false);
+        let mut receive = |places: &[usize], block: &[f16]| Ok(take(places, block));
+        self.blocks(sequences, specials, max_length, token_budget, &mut receive)
+    }
+
+    /// Cuts batches and hands each one's vectors to `receive`, in any order.
+    fn blocks<T: Element + Send>(
+        &self,
+        sequences: &[&[u32]],
+        specials: Specials,
+        max_length: usize,
+        token_budget: usize,
+        receive: &mut Receive<T>,
+    ) -> Result<(), ModelError> {
+        let on_cpu = self.setting.device == Device::Cpu;
+        let work = batches(sequences, max_length, token_budget, on_cpu);
         let batch = |places: &[usize]| {
             PackedBatch::new(places.iter().map(|&i| sequences[i]), specials, max_length)
         };
         self.with_prepared(|prepared| {
             let pass = self.pass(prepared);
-            overlapped(&pass, &work, &batch, Kind::Half, &mut |places, vectors| {
-                Ok(take(places, &vectors))
-            })
+            match on_cpu {
+                true => shared_out(&pass, &work, &batch, receive),
+                false => overlapped(&pass, &work, &batch, receive),
+            }
         })
     }
 
@@ -112,82 +122,75 @@ impl Encoder {
         };
         body(&built)
     }
-
-    /// Hands each batch's vectors to `receive`, in any order.
-    fn blocks<B: Fn(&[usize]) -> PackedBatch + Sync>(
-        &self,
-        prepared: &Prepared,
-        work: &[Vec<usize>],
-        batch: &B,
-        receive: &mut Receive,
-    ) -> Result<(), ModelError> {
-        let threads = tch::get_num_threads();
-        let lanes = match self.setting.device {
-            Device::Cpu => usize::try_from(threads).unwrap_or(1).min(work.len()),
-            _ => 1,
-        };
-        let pass = self.pass(prepared);
-        if self.setting.device != Device::Cpu {
-            return overlapped(&pass, work, batch, Kind::Float, &mut |places, vectors| {
-                receive(places, values(&vectors)?)?;
-                Ok(ControlFlow::Continue(()))
-            });
-        }
-        if lanes < 2 {
-            return work
-                .iter()
-                .try_for_each(|places| receive(places, block(&pass, &batch(places))?));
-        }
-        let next = AtomicUsize::new(0);
-        let (sender, receiver) = mpsc::channel();
-        let plan = pass.plan;
-        let outcome = std::thread::scope(|scope| {
-            for _ in 0..lanes {
-                // A tensor may be used by one thread: each has its own handles.
-                let prepared = prepared.shallow_clone();
-                let (sender, next) = (sender.clone(), &next);
-                scope.spawn(move || {
-                    let pass = Pass {
-                        plan,
-                        prepared: &prepared,
-                    };
-                    // Holds for this thread, and for those that first call libtorch later:
-                    // the number is put back below.
-                    tch::set_num_threads(1);
-                    while let Some(places) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let found = block(&pass, &batch(places));
-                        // Nobody listens once a batch has failed.
-                        if sender.send((places, found)).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-            drop(sender);
-            receiver
-                .into_iter()
-                .try_for_each(|(places, found)| receive(places, found?))
-        });
-        tch::set_num_threads(threads);
-        outcome
-    }
 }
 
-/// One batch after the other on a GPU, which never waits for the host: while it computes
-/// a batch, the host takes the vectors of the one before and packs the next. They are copied
-/// in `kind`.
-fn overlapped<B: Fn(&[usize]) -> PackedBatch>(
+/// Batch after batch on each of libtorch's threads.
+fn shared_out<T: Element + Send, B: Fn(&[usize]) -> PackedBatch + Sync>(
     pass: &Pass,
     work: &[Vec<usize>],
     batch: &B,
-    kind: Kind,
-    take: &mut Take,
+    receive: &mut Receive<T>,
+) -> Result<(), ModelError> {
+    let threads = tch::get_num_threads();
+    let lanes = usize::try_from(threads).unwrap_or(1).min(work.len());
+    if lanes < 2 {
+        for places in work {
+            if receive(places, &block(pass, &batch(places))?)?.is_break() {
+                break;
+            }
+        }
+        return Ok(());
+    }
+    let next = AtomicUsize::new(0);
+    let (sender, receiver) = mpsc::channel();
+    let plan = pass.plan;
+    let outcome = std::thread::scope(|scope| {
+        for _ in 0..lanes {
+            // A tensor may be used by one thread: each has its own handles.
+            let prepared = pass.prepared.shallow_clone();
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                let pass = Pass {
+                    plan,
+                    prepared: &prepared,
+                };
+                // Holds for this thread, and for those that first call libtorch later:
+                // the number is put back below.
+                tch::set_num_threads(1);
+                while let Some(places) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let found = block(&pass, &batch(places));
+                    // Nobody listens once a batch has failed, or enough are there.
+                    if sender.send((places, found)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for (places, found) in receiver {
+            if receive(places, &found?)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    tch::set_num_threads(threads);
+    outcome
+}
+
+/// One batch after the other on a GPU, which never waits for the host: while it computes
+/// a batch, the host takes the vectors of the one before and packs the next.
+fn overlapped<T: Element, B: Fn(&[usize]) -> PackedBatch>(
+    pass: &Pass,
+    work: &[Vec<usize>],
+    batch: &B,
+    receive: &mut Receive<T>,
 ) -> Result<(), ModelError> {
     let mut hand_over =
-        |(places, download): (&Vec<usize>, Download)| take(places, download.wait()?);
+        |(places, download): (&Vec<usize>, Download)| receive(places, &values(&download.wait()?)?);
     let mut before = None;
     for places in work {
-        let found = vectors(pass, &batch(places))?.f_to_kind(kind)?;
+        let found = vectors(pass, &batch(places))?.f_to_kind(T::KIND)?;
         let download = Download::begin(&found)?;
         if let Some(earlier) = before.replace((places, download))
             && hand_over(earlier)?.is_break()
@@ -198,9 +201,10 @@ fn overlapped<B: Fn(&[usize]) -> PackedBatch>(
     before.map_or(Ok(()), |last| hand_over(last).map(|_| ()))
 }
 
-/// `[B · D]` f32 in packed order.
-fn block(pass: &Pass, batch: &PackedBatch) -> Result<Vec<f32>, ModelError> {
-    values(&vectors(pass, batch)?.f_contiguous()?)
+/// `[B · D]` in packed order.
+fn block<T: Element>(pass: &Pass, batch: &PackedBatch) -> Result<Vec<T>, ModelError> {
+    let vectors = vectors(pass, batch)?.f_to_kind(T::KIND)?;
+    values(&vectors.f_contiguous()?)
 }
 
 /// `[B, D]` f32 in packed order, outside autograd.
@@ -210,8 +214,8 @@ fn vectors(pass: &Pass, batch: &PackedBatch) -> Result<Tensor, ModelError> {
     pass.vectors(batch, None)
 }
 
-fn values(vectors: &Tensor) -> Result<Vec<f32>, ModelError> {
-    let mut values = vec![0f32; vectors.numel()];
+fn values<T: Element>(vectors: &Tensor) -> Result<Vec<T>, ModelError> {
+    let mut values = vec![T::ZERO; vectors.numel()];
     vectors.f_copy_data(&mut values, vectors.numel())?;
     Ok(values)
 }
@@ -285,10 +289,9 @@ mod tests {
             PackedBatch::new(places.iter().map(|&i| data[i].as_slice()), SPECIALS, 38)
         };
         let work = [vec![8], vec![7, 6], vec![5, 4, 3], vec![2, 1, 0]];
-        let kind = Kind::Float;
         let mut found = Vec::new();
-        overlapped(&pass, &work, &batch, kind, &mut |places, rows| {
-            found.push((places.to_vec(), values(&rows)?));
+        overlapped(&pass, &work, &batch, &mut |places, rows: &[f32]| {
+            found.push((places.to_vec(), rows.to_vec()));
             Ok(ControlFlow::Continue(()))
         })
         .unwrap();
@@ -297,7 +300,7 @@ mod tests {
 
         for ends_well in [false, true] {
             let mut taken = 0;
-            let outcome = overlapped(&pass, &work, &batch, kind, &mut |_, _| {
+            let outcome = overlapped(&pass, &work, &batch, &mut |_, _: &[f32]| {
                 taken += 1;
                 match ends_well {
                     true => Ok(ControlFlow::Break(())),
@@ -306,7 +309,7 @@ mod tests {
             });
             assert_eq!((outcome.is_ok(), taken), (ends_well, 1));
         }
-        let none = overlapped(&pass, &[], &batch, kind, &mut |_, _| {
+        let none = overlapped(&pass, &[], &batch, &mut |_, _: &[f32]| {
             Ok(ControlFlow::Continue(()))
         });
         assert!(none.is_ok());
@@ -323,19 +326,38 @@ mod tests {
         let mut found = vec![f32::NAN; expected.len()];
         encoder
             .encode_half(&sequences, SPECIALS, 38, 20, &mut |places, vectors| {
-                assert_eq!(vectors.kind(), Kind::Half);
-                let rows = values(&vectors.to_kind(Kind::Float)).unwrap();
-                for (&place, row) in places.iter().zip(rows.chunks_exact(width)) {
-                    found[place * width..][..width].copy_from_slice(row);
+                for (&place, row) in places.iter().zip(vectors.chunks_exact(width)) {
+                    let row: Vec<f32> = row.iter().map(|x| x.to_f32()).collect();
+                    found[place * width..][..width].copy_from_slice(&row);
                 }
                 ControlFlow::Continue(())
             })
             .unwrap();
-        // Half of f16's last bit, and what another batch changes in f32.
+        // Half of f16's last bit.
         for (found, expected) in found.iter().zip(&expected) {
-            let most = expected.abs() / 2048.0 + 1e-5;
+            let most = expected.abs() / 2048.0 + 1e-7;
             assert!((found - expected).abs() <= most, "{found} for {expected}");
         }
+    }
+
+    #[test]
+    fn threads_end_when_enough_batches_are_there() {
+        let encoder = encoder();
+        let data = contents();
+        let sequences: Vec<&[u32]> = data.iter().map(Vec::as_slice).collect();
+        let before = tch::get_num_threads();
+        for threads in [1, 2] {
+            tch::set_num_threads(threads);
+            let mut taken = 0;
+            let mut take = |_: &[usize], _: &[f16]| {
+                taken += 1;
+                ControlFlow::Break(())
+            };
+            let outcome = encoder.encode_half(&sequences, SPECIALS, 38, 20, &mut take);
+            outcome.unwrap();
+            assert_eq!((taken, tch::get_num_threads()), (1, threads));
+        }
+        tch::set_num_threads(before);
     }
 
     #[test]
