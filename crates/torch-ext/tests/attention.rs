@@ -7,8 +7,8 @@ use quarry_torch_ext::PackedAttention;
 use support::textbook;
 use tch::{Device, Kind, Tensor};
 
-/// Of a context's mean size: bf16 rounds weights and contexts to 2⁻⁹ at worst.
-const MEAN_ERROR: f64 = 1.5e-3;
+/// Of a context's mean size: bf16 rounds weights and contexts by 2⁻⁹ at worst.
+const MEAN_ERROR: f64 = 2e-3;
 const LENGTHS: [i64; 9] = [158, 1, 16, 33, 200, 256, 90, 7, 520];
 
 fn worst(found: &Tensor, expected: &Tensor) -> f64 {
