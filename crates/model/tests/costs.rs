@@ -91,11 +91,12 @@ fn in_bf16_a_branch_keeps_nothing_between_its_products() {
     let count = |lengths: &[usize]| encoding(Precision::Bf16, lengths);
     let (few, many) = (count(&[32; 4]), count(&[32; 40]));
     assert_eq!(few.operations, many.operations);
-    assert!(few.operations <= 75 && few.allocations <= 26, "{few:?}");
-    // Embeddings and their norm in f32, and the norm rounded; in each layer, of half the
-    // size, 3 h of projections, 1 of context and 1 behind each branch.
+    // Without the fused branches 75 and 32.
+    assert!(few.operations <= 72 && few.allocations <= 25, "{few:?}");
+    // In each layer, of half the size, 3 h of projections, 1 of context and 1 behind each
+    // branch; around them embeddings, their norm and the pooled states in f32.
     let states = states_a_token(&few, &many, 36 * 32);
-    assert!(states < 0.0, "{states}");
+    assert!(states < 6.0 + 3.0 * LAYERS as f64, "{states}");
 }
 
 #[test]
