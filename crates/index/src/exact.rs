@@ -7,7 +7,6 @@
 //! Products, top-k and merging stay on the device, and the host reads the best keys once for all queries of a call:
 //! no tile waits for it.
 
-use std::ops::Range;
 use std::sync::Mutex;
 
 use tch::{Device, Kind, Tensor};
@@ -15,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 use crate::hit::check_queries;
 use crate::keys::{decode, encode, encode_all};
 use crate::part::{Part, check_parts};
+use crate::stretch::{Stretch, stretches};
 use crate::{Hit, IndexError, Search};
 
 /// Rows and queries of one tile: 32 MiB of scores on a CPU, 1 GiB on a GPU.
@@ -183,39 +183,6 @@ impl ExactIndex {
     }
 }
 
-/// Rows of a tile: pieces of neighbouring parts.
-#[derive(Debug, PartialEq)]
-struct Stretch {
-    first_row: i64,
-    /// The part, and which of its rows.
-    pieces: Vec<(usize, Range<usize>)>,
-}
-
-/// Stretches of at most `most` rows without a gap. Small parts share one: each stretch costs a top-k and a merge.
-fn stretches(parts: &[Part], most: usize) -> Vec<Stretch> {
-    let mut found: Vec<Stretch> = Vec::new();
-    let (mut room, mut due) = (0, 0);
-    for (index, part) in parts.iter().enumerate() {
-        let mut start = 0;
-        while start < part.len() {
-            let row = i64::from(part.first_row()) + start as i64;
-            if room == 0 || row != due {
-                room = most;
-                found.push(Stretch {
-                    first_row: row,
-                    pieces: Vec::new(),
-                });
-            }
-            let rows = start..part.len().min(start + room);
-            (start, room, due) = (rows.end, room - rows.len(), row + rows.len() as i64);
-            if let Some(stretch) = found.last_mut() {
-                stretch.pieces.push((index, rows));
-            }
-        }
-    }
-    found
-}
-
 /// Copies a part's rows `[N, D]` to a GPU, slice by slice, and refuses a row that is not finite.
 fn upload(part: &Part, dim: usize, device: Device, slice: usize) -> Result<Tensor, IndexError> {
     let rows = Tensor::f_empty([part.len() as i64, dim as i64], (Kind::Half, device))?;
@@ -346,23 +313,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn a_stretch_ends_at_its_bound_and_at_a_gap() {
-        let part = |first_row, rows: usize| Part::new(first_row, 1, vec![f16::ONE; rows]).unwrap();
-        let parts = [part(3, 2), part(5, 4), part(9, 1), part(20, 3)];
-        let stretch = |first_row, pieces: &[(usize, Range<usize>)]| Stretch {
-            first_row,
-            pieces: pieces.to_vec(),
-        };
-        let expected = [
-            stretch(3, &[(0, 0..2), (1, 0..3)]),
-            stretch(8, &[(1, 3..4), (2, 0..1)]),
-            stretch(20, &[(3, 0..3)]),
-        ];
-        assert_eq!(stretches(&parts, 5), expected);
-        assert_eq!(stretches(&parts, 100).len(), 2);
     }
 
     /// The same rows, read from a copy as on a GPU: the copy is made in slices.

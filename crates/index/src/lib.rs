@@ -15,6 +15,7 @@ mod merge;
 mod mining;
 mod part;
 mod sparse;
+mod stretch;
 
 pub use error::IndexError;
 pub use exact::ExactIndex;

@@ -27,6 +27,9 @@ const TAIL: usize = 6;
 /// go on.
 type Receive<'a, T> = dyn FnMut(&[usize], &[T]) -> Result<ControlFlow<()>, ModelError> + 'a;
 
+/// The same in fp16, for [`Encoder::encode_half`].
+pub type TakeHalves<'a> = dyn FnMut(&[usize], &[f16]) -> ControlFlow<()> + 'a;
+
 impl Encoder {
     /// `[N · D]` f32 row after row in input order. `sequences` are content ids;
     /// `max_length` counts the specials; `progress` hears how many sequences are done.
@@ -79,7 +82,7 @@ impl Encoder {
         specials: Specials,
         max_length: usize,
         token_budget: usize,
-        take: &mut dyn FnMut(&[usize], &[f16]) -> ControlFlow<()>,
+        take: &mut TakeHalves,
     ) -> Result<(), ModelError> {
         let mut receive = |places: &[usize], block: &[f16]| Ok(take(places, block));
         self.blocks(sequences, specials, max_length, token_budget, &mut receive)
