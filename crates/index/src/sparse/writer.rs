@@ -11,7 +11,7 @@ use super::{ANALYZER, DESCRIPTION, Description, Language, ROW, TEXT, VERSION, ro
 use crate::IndexError;
 
 /// Memory of the writer in bytes; more passages than fit become segments that are merged at the end. Four times as much
-/// made three million passages no faster, and added to the largest that an inferencer ever needs.
+/// took 43 s for three million passages instead of 45, and added to the largest that an inferencer ever needs.
 pub(super) const MEMORY: usize = 64 << 20;
 /// Passages between two calls of `progress`.
 const PROGRESS_STEP: u64 = 1000;
