@@ -6,12 +6,12 @@ use std::path::PathBuf;
 const SOURCES: [&str; 17] = [
     "adamw",
     "attention",
-    "branch",
     "cuda",
     "flash",
     "foreach",
     "inference",
     "lamb",
+    "layers",
     "linear",
     "norm",
     "residual",
@@ -26,8 +26,8 @@ const SOURCES: [&str; 17] = [
 /// What computes: the compiler must see loops it may turn into vector code.
 const KERNELS: [&str; 6] = [
     "attention_kernel",
-    "branch_kernel",
     "gelu_kernel",
+    "layers_kernel",
     "norm_kernel",
     "residual_kernel",
     "sums_kernel",

@@ -40,7 +40,8 @@ fn vectors_equal_transformers_without_the_packed_kernel_too() {
     };
     for family in FAMILIES {
         let expected = expected(family);
-        let model = load(family, Pooling::Mean);
+        let options = options(Pooling::Mean, Precision::F32, true);
+        let model = DualEncoder::load(&data(family), &options).unwrap();
         let found = model.query().embed(&expected.batch(), Some(never)).unwrap();
         let difference = max_difference(&flat(&found), &expected.vectors("mean"));
         assert!(difference <= 1e-5, "{family}: {difference}");

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <vector>
 
 namespace quarry {
@@ -26,12 +27,20 @@ inline const at::BFloat16* torch(const Bf16* p) { return reinterpret_cast<const 
 inline float* torch(float* p) { return p; }
 inline const float* torch(const float* p) { return p; }
 
-// C [m, n] (+)= A [m, k] B, with B packed.
+// C [m, n] (+)= A [m, k] B, with B packed; rows of A and C are `stride`s apart.
+template <class E>
+void product(
+    int64_t m, int64_t n, int64_t k, const E* a, int64_t a_stride, const E* b, float* c,
+    int64_t c_stride, bool add) {
+  at::native::cpublas::brgemm(
+      m, n, k, a_stride, n, c_stride, add, torch(a), torch(b), c, sizeof(E) == sizeof(Bf16));
+}
+
+// The same with the rows of C one after the other.
 template <class E>
 void product(
     int64_t m, int64_t n, int64_t k, const E* a, int64_t a_stride, const E* b, float* c, bool add) {
-  at::native::cpublas::brgemm(
-      m, n, k, a_stride, n, n, add, torch(a), torch(b), c, sizeof(E) == sizeof(Bf16));
+  product(m, n, k, a, a_stride, b, c, n, add);
 }
 
 // Rows of d numbers, `stride` apart, `count` of them; those after are taken as zeros.
@@ -63,14 +72,19 @@ void pack_transposed(const Rows<E>& x, int64_t filled, int64_t d, E* to) {
   }
 }
 
-// Memory of one thread, kept between calls.
+// Memory of one thread, kept between calls; one that is taken while another is held is its own.
 class Scratch {
  public:
   explicit Scratch(int64_t bytes) {
-    if (static_cast<int64_t>(buffer().size()) < bytes + 64) buffer().resize(bytes + 64);
-    const auto start = reinterpret_cast<uintptr_t>(buffer().data());
+    if (depth() == kept().size()) kept().emplace_back();
+    std::vector<char>& buffer = kept()[depth()++];
+    if (static_cast<int64_t>(buffer.size()) < bytes + 64) buffer.resize(bytes + 64);
+    const auto start = reinterpret_cast<uintptr_t>(buffer.data());
     next_ = reinterpret_cast<char*>((start + 63) / 64 * 64);
   }
+  ~Scratch() { --depth(); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
   template <class E>
   E* take(int64_t count) {
     char* start = next_;
@@ -79,9 +93,14 @@ class Scratch {
   }
 
  private:
-  static std::vector<char>& buffer() {
-    thread_local std::vector<char> kept;
-    return kept;
+  // A deque: what is held stays where it is.
+  static std::deque<std::vector<char>>& kept() {
+    thread_local std::deque<std::vector<char>> buffers;
+    return buffers;
+  }
+  static size_t& depth() {
+    thread_local size_t held = 0;
+    return held;
   }
   char* next_;
 };

@@ -82,6 +82,14 @@ QUARRY_INLINE void store(Floats x, E* to, int64_t count) {
   memcpy(to, part, count * sizeof(E));
 }
 
+template <class E>
+QUARRY_INLINE void store_near(Floats x, E* to, int64_t count) {
+  if (count >= LANE) return store_near(x, to);
+  E part[LANE];
+  store_near(x, part);
+  memcpy(to, part, count * sizeof(E));
+}
+
 // 0, 1, 2, ...
 QUARRY_INLINE Words numbers() {
   return Words{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};

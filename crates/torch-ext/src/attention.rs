@@ -7,6 +7,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::layers::check_lengths;
 use crate::{Error, ffi};
 
 const FORWARD: &str = "packed attention";
@@ -98,19 +99,6 @@ impl PackedAttention {
             );
             return Err(Error::argument(FORWARD, reason));
         }
-        let sum = lengths.iter().try_fold(0i64, |sum, &length| match length {
-            1.. => sum.checked_add(length),
-            _ => None,
-        });
-        if sum != Some(tokens) {
-            return Err(Error::argument(
-                FORWARD,
-                format!(
-                    "{} lengths do not add up to {tokens} tokens, each at least 1",
-                    lengths.len()
-                ),
-            ));
-        }
-        Ok(())
+        check_lengths(FORWARD, lengths, tokens)
     }
 }

@@ -170,30 +170,19 @@ unsafe extern "C" {
         out: *mut RawTensor,
     ) -> Message;
 
-    pub(crate) fn quarry_branch_pack(
+    pub(crate) fn quarry_layers_pack(
         weight: RawTensor,
-        last: bool,
+        block: i64,
         packed: *mut RawTensor,
     ) -> Message;
-    pub(crate) fn quarry_projection_branch(
-        a: RawTensor,
+    pub(crate) fn quarry_layers_forward(
         x: RawTensor,
-        weight: RawTensor,
-        bias: RawTensor,
-        norm_weight: RawTensor,
-        norm_bias: RawTensor,
-        epsilon: f64,
-        out: *mut RawTensor,
-    ) -> Message;
-    pub(crate) fn quarry_feed_forward_branch(
-        x: RawTensor,
-        weight1: RawTensor,
-        bias1: RawTensor,
-        weight2: RawTensor,
-        bias2: RawTensor,
+        lengths: *const i64,
+        count: usize,
+        tensors: *const RawTensor,
+        tensor_count: usize,
+        heads: i64,
         tanh: bool,
-        norm_weight: RawTensor,
-        norm_bias: RawTensor,
         epsilon: f64,
         out: *mut RawTensor,
     ) -> Message;

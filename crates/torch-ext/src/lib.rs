@@ -2,8 +2,8 @@
 //!
 //! Owns every torch `unsafe` of the workspace: the fused AdamW step, LAMB and other operations
 //! over lists of tensors, inference mode, oneDNN's fused linear layer, attention over packed
-//! sequences, the ends of a transformer's branches in one pass, LayerNorm of a sum with and without dropout, layers in training that fill
-//! their masters' gradients, the counting of operations and memory, late loading of CUDA,
+//! sequences, all layers of a transformer in one operation, LayerNorm of a sum with and
+//! without dropout, layers in training that fill their masters' gradients, the counting of operations and memory, late loading of CUDA,
 //! flash attention and unwaited copies there, libtorch's process-wide settings, and the
 //! allocator that tensors come from.
 //! Refuses anything that tch already offers and anything that knows what a model, a file
@@ -18,7 +18,6 @@
 mod adamw;
 mod allocator;
 mod attention;
-mod branch;
 mod cuda;
 mod error;
 mod ffi;
@@ -26,6 +25,7 @@ mod flash;
 mod foreach;
 mod inference;
 mod lamb;
+mod layers;
 mod linear;
 mod norm;
 mod residual;
@@ -38,13 +38,13 @@ mod transfer;
 pub use adamw::{AdamW, fused_adamw, fused_adamw_guarded};
 pub use allocator::{release_spare_memory, share_the_first_arena};
 pub use attention::PackedAttention;
-pub use branch::{FeedForwardBranch, ProjectionBranch};
 pub use cuda::load_cuda;
 pub use error::Error;
 pub use flash::{FlashAttention, SequenceBounds};
 pub use foreach::{clip_global_norm_, drop_gradients, global_norm, mul_scalar_};
 pub use inference::InferenceMode;
 pub use lamb::{Lamb, lamb, lamb_guarded};
+pub use layers::{LayerForm, LayerWeights, LinearWeights, NormWeights, PackedLayers};
 pub use linear::{Activation, PackedLinear};
 pub use norm::add_norm;
 pub use residual::{SeededDropout, residual_norm};

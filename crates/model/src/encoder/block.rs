@@ -10,10 +10,9 @@
 //! ```
 
 use super::Dropout;
-use super::branch::{AttentionEnd, FeedForward};
 use super::dropout::drop;
 use super::linear::feed_forward;
-use super::prepared::{Layer, Norm, Prepared};
+use super::prepared::{Layer, Layers, Norm, Prepared};
 use crate::config::{Config, Family};
 use crate::error::ModelError;
 use crate::packed::Run;
@@ -43,9 +42,16 @@ pub(super) struct Forward<'a> {
 impl Forward<'_> {
     /// Last hidden states `[T, h]` of embedded tokens `[T, h]`.
     pub fn layers(&self, embedded: &Tensor, runs: &[Run]) -> Result<Tensor, ModelError> {
+        let layers = match &self.prepared.layers {
+            Layers::Packed(packed) => {
+                self.refuse_dropout()?;
+                return Ok(packed.forward(embedded, &lengths_of(runs))?);
+            }
+            Layers::Single(layers) => layers,
+        };
         let mut x = embedded.shallow_clone();
         let mut seeds = self.seeds.iter().copied();
-        for layer in &self.prepared.layers {
+        for layer in layers {
             x = self.attention_branch(layer, &x, runs, seeds.next())?;
             x = self.feed_forward_branch(layer, &x, seeds.next())?;
         }
@@ -84,21 +90,14 @@ impl Forward<'_> {
         runs: &[Run],
         seed: Option<i64>,
     ) -> Result<Tensor, ModelError> {
-        let context = self.attention(&layer.attention.forward(x)?, runs)?;
-        match &layer.attention_end {
-            AttentionEnd::Fused(branch) => {
-                self.refuse_dropout()?;
-                Ok(branch.forward(&context, x)?)
-            }
-            AttentionEnd::Parts { output, norm } => {
-                // DistilBERT has no dropout here.
-                let dropout = match self.config.family {
-                    Family::DistilBert => 0.0,
-                    _ => self.hidden_dropout(),
-                };
-                self.residual(x, output.forward(&context)?, norm, dropout, seed)
-            }
-        }
+        let context = self.attention(&layer.projections.forward(x)?, runs)?;
+        // DistilBERT has no dropout here.
+        let dropout = match self.config.family {
+            Family::DistilBert => 0.0,
+            _ => self.hidden_dropout(),
+        };
+        let y = layer.output.forward(&context)?;
+        self.residual(x, y, &layer.attention_norm, dropout, seed)
     }
 
     fn feed_forward_branch(
@@ -107,24 +106,16 @@ impl Forward<'_> {
         x: &Tensor,
         seed: Option<i64>,
     ) -> Result<Tensor, ModelError> {
-        match &layer.feed_forward {
-            FeedForward::Fused(branch) => {
-                self.refuse_dropout()?;
-                Ok(branch.forward(x)?)
-            }
-            FeedForward::Parts { inner, outer, norm } => {
-                let y = feed_forward(x, inner, outer, self.config.activation)?;
-                self.residual(x, y, norm, self.hidden_dropout(), seed)
-            }
-        }
+        let y = feed_forward(x, &layer.inner, &layer.outer, self.config.activation)?;
+        self.residual(x, y, &layer.norm, self.hidden_dropout(), seed)
     }
 
     fn refuse_dropout(&self) -> Result<(), ModelError> {
-        match self.hidden_dropout() {
-            0.0 => Ok(()),
-            _ => Err(ModelError::Batch(
+        match self.dropout {
+            Some(d) if d.hidden > 0.0 || d.attention > 0.0 => Err(ModelError::Batch(
                 "dropout needs a trainable encoder; load it so".to_owned(),
             )),
+            _ => Ok(()),
         }
     }
 
@@ -139,10 +130,7 @@ impl Forward<'_> {
             return Ok(flash.forward(projections, bounds, dropout)?);
         }
         match self.packed_attention {
-            Some(packed) if dropout == 0.0 => {
-                let lengths: Vec<i64> = runs.iter().flat_map(Run::lengths).collect();
-                Ok(packed.forward(projections, &lengths)?)
-            }
+            Some(packed) if dropout == 0.0 => Ok(packed.forward(projections, &lengths_of(runs))?),
             _ => Ok(self.attention_by_runs(projections, runs, dropout)?),
         }
     }
@@ -203,6 +191,11 @@ impl Forward<'_> {
             false => Ok(sum_norm(x, y, norm, epsilon)?),
         }
     }
+}
+
+/// Of each sequence.
+fn lengths_of(runs: &[Run]) -> Vec<i64> {
+    runs.iter().flat_map(Run::lengths).collect()
 }
 
 /// `LN(x + y)` by libtorch's operations, in the kind of `x`. Sum, statistics and scales are

@@ -111,7 +111,7 @@ pub(super) fn feed_forward(
 }
 
 /// One matrix or vector of several, row after row.
-fn joined<'a>(parts: impl Iterator<Item = &'a Tensor>) -> Result<Tensor, TchError> {
+pub(super) fn joined<'a>(parts: impl Iterator<Item = &'a Tensor>) -> Result<Tensor, TchError> {
     let parts: Vec<&Tensor> = parts.collect();
     match parts.as_slice() {
         [one] => Ok(one.shallow_clone()),

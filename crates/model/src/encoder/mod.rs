@@ -4,7 +4,6 @@
 //! `block`, of a vector from token states in `pooling`, the cut into batches in `encode`.
 
 mod block;
-mod branch;
 mod dropout;
 mod encode;
 mod lanes;

@@ -1,6 +1,6 @@
 //! One pass of one thread: packed ids to vectors.
 
-use super::prepared::Prepared;
+use super::prepared::{Layers, Prepared};
 use super::{Dropout, Setting, block, dropout, pooling};
 use crate::config::Config;
 use crate::error::ModelError;
@@ -8,8 +8,8 @@ use crate::packed::{PackedBatch, Run};
 use quarry_torch_ext::{FlashAttention, PackedAttention, SequenceBounds, upload};
 use tch::{Device, Tensor};
 
-/// On a CPU the tokens of a pass are filled up to a multiple of this: oneDNN compiles a
-/// product anew for each number of rows it has not seen.
+/// On a CPU the tokens of a pass through single layers are filled up to a multiple of this:
+/// oneDNN compiles a product anew for each number of rows it has not seen.
 const CPU_ROWS: usize = 16;
 
 /// How a pass computes: everything but the weights, for any thread.
@@ -64,8 +64,8 @@ impl Pass<'_> {
         let plan = &self.plan;
         let device = plan.setting.device;
         let filled;
-        let full = match device {
-            Device::Cpu => {
+        let full = match (device, &self.prepared.layers) {
+            (Device::Cpu, Layers::Single(_)) => {
                 filled = batch.filled_up(CPU_ROWS, plan.config.pad_token_id);
                 &filled
             }
@@ -117,7 +117,7 @@ impl Pass<'_> {
 
     /// Residual branches of all layers.
     fn branches(&self) -> usize {
-        2 * self.prepared.layers.len()
+        2 * self.plan.config.layers.unsigned_abs() as usize
     }
 }
 

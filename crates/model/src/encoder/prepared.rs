@@ -2,13 +2,12 @@
 //! three attention projections joined. What is trainable passes its gradients on to the
 //! masters.
 
-use super::branch::{AttentionEnd, FeedForward};
 use super::lanes::Lanes;
-use super::linear::{Linear, fused};
+use super::linear::{Linear, fused, joined};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::weights::Weights;
-use quarry_torch_ext::{Error, FeedForwardBranch, ProjectionBranch};
+use quarry_torch_ext::{Error, LayerForm, LayerWeights, PackedLayers};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// LayerNorm's scale and shift, `[h]` each.
@@ -85,46 +84,55 @@ impl Linear {
 /// One transformer block.
 pub(super) struct Layer {
     /// `[3h, h]`: query, key, value.
-    pub attention: Linear,
-    pub attention_end: AttentionEnd,
-    pub feed_forward: FeedForward,
+    pub projections: Linear,
+    /// `[h, h]`, and the norm behind its residual sum.
+    pub output: Linear,
+    pub attention_norm: Norm,
+    /// `[inner, h]` and `[h, inner]`, and the norm behind their residual sum.
+    pub inner: Linear,
+    pub outer: Linear,
+    pub norm: Norm,
 }
 
 impl Layer {
     fn shallow_clone(&self) -> Self {
         Self {
-            attention: self.attention.shallow_clone(),
-            attention_end: self.attention_end.shallow_clone(),
-            feed_forward: self.feed_forward.shallow_clone(),
+            projections: self.projections.shallow_clone(),
+            output: self.output.shallow_clone(),
+            attention_norm: self.attention_norm.shallow_clone(),
+            inner: self.inner.shallow_clone(),
+            outer: self.outer.shallow_clone(),
+            norm: self.norm.shallow_clone(),
         }
     }
 
     fn apart(&self, leaves: &mut Vec<Apart>) -> Result<Option<Self>, ModelError> {
-        let AttentionEnd::Parts { output, norm } = &self.attention_end else {
-            return Ok(None);
-        };
-        let attention_norm = norm.apart(leaves)?;
-        let FeedForward::Parts { inner, outer, norm } = &self.feed_forward else {
-            return Ok(None);
-        };
-        let norm = norm.apart(leaves)?;
+        let attention_norm = self.attention_norm.apart(leaves)?;
+        let norm = self.norm.apart(leaves)?;
         let mut linear = |layer: &Linear| layer.apart(leaves);
-        let layers = (linear(&self.attention)?, linear(output)?);
-        let (Some(attention), Some(output)) = layers else {
+        let layers = (linear(&self.projections)?, linear(&self.output)?);
+        let (Some(projections), Some(output)) = layers else {
             return Ok(None);
         };
-        let (Some(inner), Some(outer)) = (linear(inner)?, linear(outer)?) else {
+        let (Some(inner), Some(outer)) = (linear(&self.inner)?, linear(&self.outer)?) else {
             return Ok(None);
         };
         Ok(Some(Self {
-            attention,
-            attention_end: AttentionEnd::Parts {
-                output,
-                norm: attention_norm,
-            },
-            feed_forward: FeedForward::Parts { inner, outer, norm },
+            projections,
+            output,
+            attention_norm,
+            inner,
+            outer,
+            norm,
         }))
     }
+}
+
+/// A transformer's blocks.
+pub(super) enum Layers {
+    /// As one operation, where the processor can and nothing is trained.
+    Packed(PackedLayers),
+    Single(Vec<Layer>),
 }
 
 /// A whole encoder. Embedding tables stay f32: gathering a few rows is cheaper
@@ -135,7 +143,7 @@ pub(super) struct Prepared {
     /// `[types, h]`; a single text uses row 0 alone.
     pub token_type: Option<Tensor>,
     pub norm: Norm,
-    pub layers: Vec<Layer>,
+    pub layers: Layers,
 }
 
 impl Prepared {
@@ -168,7 +176,10 @@ impl Prepared {
                 .shallow_clone(),
             token_type: token_type.map(Tensor::shallow_clone),
             norm: source.norm("embeddings.LayerNorm")?,
-            layers: source.layers(lanes)?,
+            layers: match source.packed()? {
+                Some(packed) => Layers::Packed(packed),
+                None => Layers::Single(source.single(lanes)?),
+            },
         })
     }
 
@@ -179,22 +190,30 @@ impl Prepared {
             position: self.position.shallow_clone(),
             token_type: self.token_type.as_ref().map(Tensor::shallow_clone),
             norm: self.norm.shallow_clone(),
-            layers: self.layers.iter().map(Layer::shallow_clone).collect(),
+            layers: match &self.layers {
+                Layers::Packed(packed) => Layers::Packed(packed.shallow_clone()),
+                Layers::Single(layers) => {
+                    Layers::Single(layers.iter().map(Layer::shallow_clone).collect())
+                }
+            },
         }
     }
 
     /// The same weights for another thread, whose layers collect gradients in `leaves`;
     /// `None` if they cannot. Embeddings are the masters.
     pub fn apart(&self, leaves: &mut Vec<Apart>) -> Result<Option<Self>, ModelError> {
-        let mut layers = Vec::with_capacity(self.layers.len());
-        for layer in &self.layers {
+        let Layers::Single(single) = &self.layers else {
+            return Ok(None);
+        };
+        let mut layers = Vec::with_capacity(single.len());
+        for layer in single {
             match layer.apart(leaves)? {
                 Some(layer) => layers.push(layer),
                 None => return Ok(None),
             }
         }
         Ok(Some(Self {
-            layers,
+            layers: Layers::Single(layers),
             ..self.shallow_clone()
         }))
     }
@@ -239,7 +258,7 @@ impl Source<'_> {
         })
     }
 
-    fn layers(&self, lanes: Lanes) -> Result<Vec<Layer>, ModelError> {
+    fn single(&self, lanes: Lanes) -> Result<Vec<Layer>, ModelError> {
         let layers: Vec<i64> = (0..self.config.layers).collect();
         let parts = layers.chunks(layers.len().div_ceil(lanes.count()).max(1));
         // A tensor may be used by one thread: each has its own handles.
@@ -263,64 +282,146 @@ impl Source<'_> {
     }
 
     fn layer(&self, index: i64) -> Result<Layer, ModelError> {
-        let path = |part: &str| format!("encoder.layer.{index}.{part}");
-        let projections = ["query", "key", "value"].map(|p| path(&format!("attention.self.{p}")));
+        let names = Names::of(index);
+        let one = |path: &String| self.linear(std::slice::from_ref(path));
         Ok(Layer {
-            attention: self.linear(&projections)?,
-            attention_end: self.attention_end(&path("attention.output"))?,
-            feed_forward: self.feed_forward(&path("intermediate"), &path("output"))?,
+            projections: self.linear(&names.projections)?,
+            output: one(&names.output)?,
+            attention_norm: self.norm(&names.attention_norm)?,
+            inner: one(&names.inner)?,
+            outer: one(&names.outer)?,
+            norm: self.norm(&names.norm)?,
         })
     }
 
-    fn attention_end(&self, path: &str) -> Result<AttentionEnd, ModelError> {
-        let (output, norm) = (format!("{path}.dense"), format!("{path}.LayerNorm"));
-        if self.fuses() {
-            let (weight, bias) = self.compute_copy(&output)?;
-            let norm = self.norm(&norm)?;
-            let norm = (&norm.weight, &norm.bias, self.config.layer_norm_eps);
-            match ProjectionBranch::pack((&weight, &bias), norm) {
-                Ok(branch) => return Ok(AttentionEnd::Fused(branch)),
-                Err(error) => single(&error),
+    /// Of frozen weights on a CPU, if its kernels take them.
+    fn packed(&self) -> Result<Option<PackedLayers>, ModelError> {
+        if !(self.frozen && self.on_cpu) {
+            return Ok(None);
+        }
+        let form = LayerForm {
+            heads: self.config.heads,
+            activation: fused(self.config.activation),
+            epsilon: self.config.layer_norm_eps,
+        };
+        let mut packed = PackedLayers::new(self.config.hidden_size, self.kind, form);
+        for index in 0..self.config.layers {
+            if let Ok(layers) = &mut packed {
+                let pushed = self.push(layers, &Names::of(index))?;
+                packed = pushed.and(packed);
             }
         }
-        Ok(AttentionEnd::Parts {
-            output: self.linear(&[output])?,
-            norm: self.norm(&norm)?,
-        })
+        Ok(packed
+            .inspect_err(|error| tracing::debug!(%error, "layers run one operation at a time"))
+            .ok())
     }
 
-    fn feed_forward(&self, inner: &str, outer: &str) -> Result<FeedForward, ModelError> {
-        let (inner, norm) = (format!("{inner}.dense"), format!("{outer}.LayerNorm"));
-        let outer = format!("{outer}.dense");
-        if self.fuses() {
-            let (w1, b1) = self.compute_copy(&inner)?;
-            let (w2, b2) = self.compute_copy(&outer)?;
-            let norm = self.norm(&norm)?;
-            let norm = (&norm.weight, &norm.bias, self.config.layer_norm_eps);
-            let gelu = fused(self.config.activation);
-            match FeedForwardBranch::pack((&w1, &b1), (&w2, &b2), gelu, norm) {
-                Ok(branch) => return Ok(FeedForward::Fused(branch)),
-                Err(error) => single(&error),
-            }
-        }
-        Ok(FeedForward::Parts {
-            inner: self.linear(&[inner])?,
-            outer: self.linear(&[outer])?,
-            norm: self.norm(&norm)?,
-        })
+    /// The kernels' refusal is inside.
+    fn push(
+        &self,
+        layers: &mut PackedLayers,
+        names: &Names,
+    ) -> Result<Result<(), Error>, ModelError> {
+        let projections = self.compute_copy(&names.projections)?;
+        let one = |path: &String| self.compute_copy(std::slice::from_ref(path));
+        let (output, inner, outer) = (one(&names.output)?, one(&names.inner)?, one(&names.outer)?);
+        let norms = [self.norm(&names.attention_norm)?, self.norm(&names.norm)?];
+        let [attention_norm, norm] = norms.each_ref().map(|n| (&n.weight, &n.bias));
+        let [projections, output, inner, outer] =
+            [&projections, &output, &inner, &outer].map(|(weight, bias)| (weight, bias));
+        Ok(layers.push(&LayerWeights {
+            projections,
+            output,
+            attention_norm,
+            inner,
+            outer,
+            norm,
+        }))
     }
 
-    fn fuses(&self) -> bool {
-        self.frozen && self.on_cpu && self.kind == Kind::BFloat16
-    }
-
-    /// A layer's weight in the kind of the products, and its bias.
-    fn compute_copy(&self, path: &str) -> Result<(Tensor, Tensor), ModelError> {
-        let weight = self.get(&format!("{path}.weight"))?.f_to_kind(self.kind)?;
-        Ok((weight, self.get(&format!("{path}.bias"))?.shallow_clone()))
+    /// The weights of `paths`, one after the other, in the kind of the products, and their
+    /// biases.
+    fn compute_copy(&self, paths: &[String]) -> Result<(Tensor, Tensor), ModelError> {
+        let all = |part: &str| {
+            let tensors = paths.iter().map(|path| self.get(&format!("{path}.{part}")));
+            let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
+            Ok::<_, ModelError>(joined(tensors.into_iter())?)
+        };
+        Ok((all("weight")?.f_to_kind(self.kind)?, all("bias")?))
     }
 }
 
-fn single(error: &Error) {
-    tracing::debug!(%error, "the end of a branch runs as single layers");
+/// Where a layer's weights are.
+struct Names {
+    projections: [String; 3],
+    output: String,
+    attention_norm: String,
+    inner: String,
+    outer: String,
+    norm: String,
+}
+
+impl Names {
+    fn of(layer: i64) -> Self {
+        let path = |part: &str| format!("encoder.layer.{layer}.{part}");
+        Self {
+            projections: ["query", "key", "value"].map(|p| path(&format!("attention.self.{p}"))),
+            output: path("attention.output.dense"),
+            attention_norm: path("attention.output.LayerNorm"),
+            inner: path("intermediate.dense"),
+            outer: path("output.dense"),
+            norm: path("output.LayerNorm"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encoder::{Encoder, Pooling, Precision, Setting};
+    use crate::folder::ModelFolder;
+    use crate::packed::{PackedBatch, Specials};
+    use std::path::Path;
+
+    /// What a processor without the kernels does, and a model whose widths they do not take.
+    #[test]
+    fn single_layers_of_frozen_weights_end_as_the_packed_ones_do() {
+        for (precision, most) in [(Precision::F32, 1e-6), (Precision::Bf16, 0.02)] {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bert");
+            let setting = Setting {
+                device: Device::Cpu,
+                precision,
+                pooling: Pooling::Mean,
+                normalize: true,
+                trainable: false,
+            };
+            let encoder = Encoder::load(ModelFolder::open(&dir).unwrap(), setting).unwrap();
+            let packed = encoder.frozen.as_ref().unwrap();
+            if !matches!(packed.layers, Layers::Packed(_)) {
+                eprintln!("SKIPPED: this processor has no products in {precision:?}");
+                continue;
+            }
+            let source = Source {
+                weights: &encoder.weights,
+                config: encoder.config(),
+                kind: precision.kind(),
+                frozen: true,
+                on_cpu: true,
+            };
+            let single = Prepared {
+                layers: Layers::Single(source.single(Lanes::SINGLE).unwrap()),
+                ..packed.shallow_clone()
+            };
+            let specials = Specials { first: 2, last: 3 };
+            let contents = [5u32, 30, 7, 12].map(|n| (5..5 + n).collect::<Vec<_>>());
+            let batch = PackedBatch::new(contents.iter().map(Vec::as_slice), specials, 38);
+            let [one, other] = [packed, &single].map(|prepared| {
+                let pass = encoder.pass(prepared);
+                tch::no_grad(|| pass.vectors(&batch, None).unwrap())
+            });
+            assert_eq!(one.size(), [4, encoder.dim()]);
+            let worst = (one - other).abs().max().double_value(&[]);
+            assert!(worst < most, "{precision:?}: {worst}");
+        }
+    }
 }

@@ -1,0 +1,169 @@
+#include "layers_kernel.h"
+
+#include "attention_kernel.h"
+#include "blocks.h"
+#include "gelu.h"
+#include "layer_norm.h"
+
+#include <algorithm>
+
+namespace quarry {
+namespace {
+
+// Rows that go through the products of a branch together.
+constexpr int64_t ROWS = 64;
+// Numbers of a row that the last product of a branch sums up at a time.
+constexpr int64_t DEPTH = 384;
+
+// GELU as exact as E shows.
+QUARRY_INLINE Floats by_error_function_of(Floats x, float) { return by_error_function<float>(x).value; }
+QUARRY_INLINE Floats by_error_function_of(Floats x, Bf16) { return near_gelu(x); }
+template <class E>
+QUARRY_INLINE Floats by_tanh_of(Floats x, E) {
+  return by_tanh<E>(x).value;
+}
+template <class E>
+QUARRY_INLINE Floats same(Floats x, E) {
+  return x;
+}
+
+// to = f(sums + bias): [rows, n], rows of `to` `stride` apart.
+#define MAKE(E, NAME, F)                                                                         \
+  QUARRY_LANES void NAME(                                                                        \
+      const float* sums, const float* bias, int64_t rows, int64_t n, int64_t stride, E* to) {    \
+    for (int64_t row = 0; row < rows; ++row, sums += n, to += stride)                            \
+      for (int64_t i = 0; i < n; i += LANE)                                                      \
+        store_near(F(load(sums + i, n - i) + load(bias + i, n - i), E(0)), to + i, n - i);       \
+  }
+MAKE(float, add_bias, same)
+MAKE(Bf16, add_bias, same)
+MAKE(float, activate, by_error_function_of)
+MAKE(Bf16, activate, by_error_function_of)
+MAKE(float, activate_by_tanh, by_tanh_of)
+MAKE(Bf16, activate_by_tanh, by_tanh_of)
+#undef MAKE
+
+// x = LN(sums + bias + x), row by row.
+#define MAKE(E)                                                                                  \
+  QUARRY_LANES void normalize(                                                                   \
+      float* sums, const float* bias, int64_t rows, int64_t width, const LayerNorm& norm, E* x) { \
+    for (int64_t row = 0; row < rows; ++row, sums += width, x += width) {                        \
+      Floats total = {};                                                                         \
+      for (int64_t i = 0; i < width; i += LANE) {                                                \
+        const Floats all = load(sums + i) + load(bias + i) + load(x + i);                        \
+        total += all;                                                                            \
+        store(all, sums + i);                                                                    \
+      }                                                                                          \
+      const Moments moments = moments_of(sums, total, width, norm.epsilon);                      \
+      normalize_row(sums, moments, width, norm.weight, norm.bias, x);                            \
+    }                                                                                            \
+  }
+MAKE(float)
+MAKE(Bf16)
+#undef MAKE
+
+// Calls `tile(first, rows)` for all of `rows`, a multiple of FILLED.
+template <class F>
+void in_tiles(int64_t rows, const F& tile) {
+  for (int64_t first = 0; first < rows; first += ROWS) tile(first, std::min(ROWS, rows - first));
+}
+
+// sums [rows, out] (+)= a Wᵀ over numbers [first, first + depth) of the weight's rows.
+template <class E>
+void last_product(
+    const E* a, int64_t stride, int64_t rows, const Packed<E>& last, int64_t first, int64_t depth,
+    float* sums) {
+  for (int64_t column = 0; column < last.out; column += COLUMNS) {
+    const int64_t block = std::min(COLUMNS, last.out - column);
+    const E* weight = last.weight + column * last.in + first * block;
+    product(rows, block, depth, a, stride, weight, sums + column, last.out, first > 0);
+  }
+}
+
+// x = LN(x + a Wᵀ + b) of at most ROWS rows.
+template <class E>
+void project(const E* a, int64_t rows, const Packed<E>& last, const LayerNorm& norm, E* x) {
+  Scratch scratch(64 + ROWS * last.out * sizeof(float));
+  float* sums = scratch.take<float>(ROWS * last.out);
+  for (int64_t first = 0; first < last.in; first += DEPTH)
+    last_product(a + first, last.in, rows, last, first, std::min(DEPTH, last.in - first), sums);
+  normalize(sums, last.bias, rows, last.out, norm, x);
+}
+
+// x = LN(x + gelu(x W1ᵀ + b1) W2ᵀ + b2), likewise.
+template <class E>
+void feed_forward(
+    int64_t rows, const Packed<E>& first, const Packed<E>& last, bool tanh, const LayerNorm& norm, E* x) {
+  Scratch scratch(3 * 64 + ROWS * ((COLUMNS + last.out) * sizeof(float) + DEPTH * sizeof(E)));
+  float* inner = scratch.take<float>(ROWS * COLUMNS);
+  E* activated = scratch.take<E>(ROWS * DEPTH);
+  float* sums = scratch.take<float>(ROWS * last.out);
+  for (int64_t begin = 0; begin < first.out; begin += DEPTH) {
+    const int64_t depth = std::min(DEPTH, first.out - begin);
+    for (int64_t i = 0; i < depth; i += COLUMNS) {
+      const int64_t block = std::min(COLUMNS, depth - i), column = begin + i;
+      product(rows, block, first.in, x, first.in, first.weight + column * first.in, inner, block, false);
+      tanh ? activate_by_tanh(inner, first.bias + column, rows, block, DEPTH, activated + i)
+           : activate(inner, first.bias + column, rows, block, DEPTH, activated + i);
+    }
+    last_product(activated, DEPTH, rows, last, begin, depth, sums);
+  }
+  normalize(sums, last.bias, rows, last.out, norm, x);
+}
+
+// Queries, keys and values of one head, side by side: `to` [rows, 3d] of x [rows, h].
+template <class E>
+void project_head(const E* x, int64_t rows, const Packed<E>& all, int64_t heads, int64_t head, E* to) {
+  const int64_t d = all.out / 3 / heads;
+  Scratch scratch(64 + ROWS * d * sizeof(float));
+  float* sums = scratch.take<float>(ROWS * d);
+  for (int64_t part = 0; part < 3; ++part) {
+    const int64_t column = (part * heads + head) * d;
+    in_tiles(rows, [&](int64_t first, int64_t count) {
+      product(count, d, all.in, x + first * all.in, all.in, all.weight + column * all.in, sums, d, false);
+      add_bias(sums, all.bias + column, count, d, 3 * d, to + first * 3 * d + part * d);
+    });
+  }
+}
+
+}  // namespace
+
+template <class E>
+void pack(const E* weight, int64_t out, int64_t in, int64_t block, E* to) {
+  for (int64_t row = 0; row < out; row += block) {
+    const int64_t rows = std::min(block, out - row);
+    pack_transposed(Rows<E>{weight + row * in, in, rows}, rows, in, to + row * in);
+  }
+}
+
+template <class E>
+void through(
+    const Layer<E>& layer, const Form& form, const int64_t* lengths, int64_t count, int64_t rows, E* x) {
+  const int64_t h = layer.output.out, d = h / form.heads;
+  Scratch scratch(2 * 64 + rows * (h + 3 * d) * sizeof(E));
+  E* context = scratch.take<E>(rows * h);
+  E* head = scratch.take<E>(rows * 3 * d);
+  int64_t tokens = 0;
+  for (int64_t i = 0; i < form.heads; ++i) {
+    project_head(x, rows, layer.projections, form.heads, i, head);
+    tokens = 0;
+    for (int64_t j = 0; j < count; tokens += lengths[j++]) {
+      const E* q = head + tokens * 3 * d;
+      attend(Head<E>{q, q + d, q + 2 * d, 3 * d, lengths[j], d}, context + tokens * h + i * d, h, nullptr);
+    }
+  }
+  std::fill(context + tokens * h, context + rows * h, E(0));
+  in_tiles(rows, [&](int64_t first, int64_t some) {
+    project(context + first * h, some, layer.output, layer.attention_norm, x + first * h);
+    feed_forward(some, layer.inner, layer.outer, form.tanh, layer.norm, x + first * h);
+  });
+}
+
+#define MAKE(E)                                                                              \
+  template void pack(const E*, int64_t, int64_t, int64_t, E*);                               \
+  template void through(const Layer<E>&, const Form&, const int64_t*, int64_t, int64_t, E*);
+MAKE(float)
+MAKE(Bf16)
+#undef MAKE
+
+}  // namespace quarry

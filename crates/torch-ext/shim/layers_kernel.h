@@ -1,0 +1,58 @@
+// A layer of a transformer of the BERT family in inference, f32 or bfloat16: a few sequences go
+// through all of it before the next, so that what lies between its operations never leaves a
+// core's caches.
+#pragma once
+
+#include "lanes.h"
+
+namespace quarry {
+
+// A linear layer whose weight [out, in] was packed.
+template <class E>
+struct Packed {
+  const E* weight;
+  const float* bias;
+  int64_t out, in;
+};
+
+struct LayerNorm {
+  const float *weight, *bias;
+  float epsilon;
+};
+
+template <class E>
+struct Layer {
+  // [3h, h]: queries, keys and values, packed a head of one of them at a time.
+  Packed<E> projections;
+  Packed<E> output;
+  LayerNorm attention_norm;
+  Packed<E> inner, outer;
+  LayerNorm norm;
+};
+
+// What all layers share.
+struct Form {
+  int64_t heads;
+  bool tanh;  // the form of GELU
+};
+
+// Columns of a product at a time. What a block of them needs of the weight lies side by side: with
+// rows of the whole weight as far apart as they are wide, products of f32 run at three quarters of
+// this pace as soon as the weights of all layers do not fit the second cache.
+constexpr int64_t COLUMNS = 64;
+
+// Lays out a weight [out, in] in blocks of `block` of its rows. `in` is even.
+template <class E>
+void pack(const E* weight, int64_t out, int64_t in, int64_t block, E* to);
+
+// Rows are filled up to a multiple of this: libtorch compiles a block product for each number of
+// them, which takes a third of a millisecond.
+constexpr int64_t FILLED = 4;
+
+// Takes neighbouring sequences of `lengths` tokens through a layer: x [rows, h], of which those
+// behind the tokens are filled up. Widths are multiples of LANE, that of a head is even.
+template <class E>
+void through(
+    const Layer<E>& layer, const Form& form, const int64_t* lengths, int64_t count, int64_t rows, E* x);
+
+}  // namespace quarry
