@@ -1,13 +1,14 @@
 //! `quarry encode`: the texts of a JSON-lines file to a safetensors matrix.
 
+use crate::chunks::{Chunk, Chunks};
 use crate::collection::bar;
 use crate::commands::eval::Dtype;
 use crate::texts::{Seen, Texts, survey};
 use crate::{model_source, resources};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use quarry_corpus::Tokenize;
-use quarry_model::{CPU_TOKEN_BUDGET, DualEncoder, Encoder, LoadOptions, TextTokenizer};
+use quarry_model::{DualEncoder, Encoder, LoadOptions, TextTokenizer};
+use quarry_service::DeviceChoice;
 use quarry_service::args::MOST_THREADS;
 use safetensors::tensor::{Dtype as Stored, TensorView};
 use std::collections::HashMap;
@@ -15,11 +16,15 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tch::Device;
 use tempfile::NamedTempFile;
 
 /// Texts tokenised and encoded at a time: sorted by length among themselves.
-const CHUNK: usize = 4096;
+const CPU_CHUNK: usize = 4096;
+
+/// The same on a GPU, which is idle for a moment between two of them.
+const GPU_CHUNK: usize = 16_384;
 
 /// Arguments of `quarry encode`.
 #[derive(Debug, Args)]
@@ -28,8 +33,12 @@ const CHUNK: usize = 4096;
     one the line's number counts, from 0. Blank texts and repeated ids are counted and keep their rows.\n\
     The output holds one f32 tensor `embeddings` [N, D], rows in input order; the ids go to\n\
     OUTPUT.ids, one a line.\n\n\
-    Example:\n  \
-    quarry encode --model .deps/models/all-MiniLM-L6-v2 --input corpus.jsonl.gz --output corpus.safetensors"
+    --json prints `texts`, `device` and times: `loading_seconds` of the model, with a GPU's first call;\n\
+    then `seconds` from the first text to the finished file. Within them `encode_seconds` go from handing\n\
+    tokens over to having their vectors, and `tokenise_seconds` beside them on a GPU, between them on a CPU.\n\n\
+    Examples:\n  \
+    quarry encode --model .deps/models/all-MiniLM-L6-v2 --input corpus.jsonl.gz --output corpus.safetensors\n  \
+    quarry encode --model my-model --input corpus.jsonl.gz --output corpus.safetensors --device cuda:1 --dtype bf16"
 )]
 pub struct EncodeArgs {
     /// Model folder, or a Hugging Face id in the local cache.
@@ -44,6 +53,9 @@ pub struct EncodeArgs {
     /// Arithmetic of the encoder; the output is f32 either way.
     #[arg(long, default_value = "f32")]
     dtype: Dtype,
+    /// Where to compute: auto (a GPU if there is one), cpu or cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
     /// Longest text in tokens; 0 is the model's maximum.
     #[arg(long, default_value_t = 0)]
     max_length: usize,
@@ -53,13 +65,13 @@ pub struct EncodeArgs {
     /// Text put before every text.
     #[arg(long, default_value = "")]
     prefix: String,
-    /// Tokens of one forward pass.
-    #[arg(long, default_value_t = CPU_TOKEN_BUDGET)]
-    token_budget: usize,
+    /// Tokens of one forward pass [default: 1024 on a CPU, 65536 on a GPU].
+    #[arg(long, value_name = "N")]
+    token_budget: Option<usize>,
     /// Threads; 0 takes every core.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=MOST_THREADS))]
     threads: u16,
-    /// Print texts and seconds (the model's loading apart) as one JSON object.
+    /// Print texts, device and seconds as one JSON object.
     #[arg(long)]
     json: bool,
 }
@@ -69,14 +81,18 @@ pub struct EncodeArgs {
 /// # Errors
 /// If the model or input cannot be read (with the line), or the output written.
 pub fn execute(args: &EncodeArgs) -> Result<ExitCode> {
+    // CUDA is loaded before anything else asks libtorch for it.
+    let device = resources::device(args.device)?;
     tch::set_num_threads(i32::try_from(resources::threads(args.threads))?);
     let folder = model_source::resolve(&args.model)?;
     let output = Output::new(&args.input, &args.output)?;
     let texts = Texts::open(&args.input)?;
     let surveyed = survey(&args.input)?;
     surveyed.iter().for_each(warn);
+    let loading = Instant::now();
     let tokenizer = TextTokenizer::from_dir(&folder)?;
     let options = LoadOptions {
+        device,
         precision: args.dtype.into(),
         ..LoadOptions::default()
     };
@@ -86,21 +102,50 @@ pub fn execute(args: &EncodeArgs) -> Result<ExitCode> {
     } else {
         model.passage()
     };
+    if device.is_cuda() {
+        warm_up(encoder, &tokenizer)?;
+    }
+    let loading = loading.elapsed();
     let started = Instant::now();
-    let (ids, rows) = encode_file(args, texts, surveyed.as_ref(), &tokenizer, encoder)?;
-    output.write(&args.model, usize::try_from(encoder.dim())?, &ids, &rows)?;
+    let encoded = encode_file(args, texts, surveyed.as_ref(), &tokenizer, encoder)?;
+    let width = usize::try_from(encoder.dim())?;
+    output.write(&args.model, width, &encoded.ids, &encoded.rows)?;
     let seconds = started.elapsed().as_secs_f64();
+    let texts = encoded.ids.len();
     if args.json {
-        let told = serde_json::json!({ "texts": ids.len(), "seconds": seconds });
+        let told = serde_json::json!({
+            "texts": texts,
+            "device": name(device),
+            "seconds": seconds,
+            "loading_seconds": loading.as_secs_f64(),
+            "tokenise_seconds": encoded.tokenising.as_secs_f64(),
+            "encode_seconds": encoded.encoding.as_secs_f64(),
+        });
         println!("{told}");
     }
     eprintln!(
-        "encoded {} texts in {seconds:.1} s, {:.1} texts/s, to {}",
-        ids.len(),
-        ids.len() as f64 / seconds,
+        "encoded {texts} texts on {} in {seconds:.1} s, {:.1} texts/s, to {}",
+        name(device),
+        texts as f64 / seconds,
         args.output.display()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// A GPU loads its libraries and kernels when they are first called: with the model, then,
+/// rather than with the first texts.
+fn warm_up(encoder: &Encoder, tokenizer: &TextTokenizer) -> Result<()> {
+    let empty: &[u32] = &[];
+    encoder.encode(&[empty], tokenizer.specials(), 3, 3, &mut |_| {})?;
+    Ok(())
+}
+
+/// A device as `--device` takes it.
+fn name(device: Device) -> String {
+    match device {
+        Device::Cuda(number) => format!("cuda:{number}"),
+        _ => "cpu".to_owned(),
+    }
 }
 
 /// Law 8: what is hardly meant is said.
@@ -110,13 +155,24 @@ fn warn(seen: &Seen) {
     }
 }
 
+/// The vectors of a file, and what they took.
+#[derive(Default)]
+struct Encoded {
+    ids: Vec<String>,
+    /// `[N · D]`.
+    rows: Vec<f32>,
+    tokenising: Duration,
+    /// From handing tokens over to having their vectors in main memory.
+    encoding: Duration,
+}
+
 fn encode_file(
     args: &EncodeArgs,
-    mut input: Texts,
+    texts: Texts,
     surveyed: Option<&Seen>,
     tokenizer: &TextTokenizer,
     encoder: &Encoder,
-) -> Result<(Vec<String>, Vec<f32>)> {
+) -> Result<Encoded> {
     let limit = encoder.max_length();
     let length = if args.max_length == 0 {
         limit
@@ -127,45 +183,39 @@ fn encode_file(
         bail!("--max-length {length} is outside 3 to {limit}, what the model takes");
     }
     let progress = bar("texts", surveyed.map_or(0, |seen| seen.texts));
-    let (mut ids, mut rows, mut texts) = (Vec::new(), Vec::new(), Vec::with_capacity(CHUNK));
-    let mut flush = |texts: &mut Vec<String>, done: usize| -> Result<()> {
-        let tokens = tokenizer
-            .content_ids(texts, length - 2)
-            .map_err(anyhow::Error::msg)?;
-        let slices: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
-        rows.extend(encoder.encode(
-            &slices,
-            tokenizer.specials(),
-            length,
-            args.token_budget,
-            &mut |_| {},
-        )?);
-        texts.clear();
-        progress.set_position(done as u64);
+    let on_gpu = encoder.device().is_cuda();
+    let budget = args.token_budget.unwrap_or_else(|| encoder.token_budget());
+    let mut found = Encoded::default();
+    let take = |chunk: Chunk| -> Result<()> {
+        let slices: Vec<&[u32]> = chunk.tokens.iter().map(Vec::as_slice).collect();
+        let started = Instant::now();
+        let rows = encoder.encode(&slices, tokenizer.specials(), length, budget, &mut |_| {})?;
+        found.encoding += started.elapsed();
+        found.tokenising += chunk.tokenising;
+        found.rows.extend(rows);
+        found.ids.extend(chunk.ids);
+        progress.set_position(found.ids.len() as u64);
         Ok(())
     };
-    for text in input.by_ref() {
-        let (id, text) = text?;
-        ids.push(id);
-        texts.push(format!("{}{text}", args.prefix));
-        if texts.len() == CHUNK {
-            flush(&mut texts, ids.len())?;
-        }
-    }
-    if !texts.is_empty() {
-        flush(&mut texts, ids.len())?;
-    }
+    let chunks = Chunks {
+        texts,
+        prefix: &args.prefix,
+        tokenizer,
+        tokens: length - 2,
+        size: if on_gpu { GPU_CHUNK } else { CPU_CHUNK },
+    };
+    let seen = chunks.each(on_gpu, take)?;
     progress.finish_and_clear();
     if surveyed.is_none() {
-        warn(input.seen());
+        warn(&seen);
     }
-    if ids.is_empty() {
+    if found.ids.is_empty() {
         bail!(
             "{} holds no texts; give JSON lines with a `text`",
             args.input.display()
         );
     }
-    Ok((ids, rows))
+    Ok(found)
 }
 
 /// The two files of one encoding.
