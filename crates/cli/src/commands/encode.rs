@@ -186,6 +186,12 @@ fn encode_file(
     let on_gpu = encoder.device().is_cuda();
     let budget = args.token_budget.unwrap_or_else(|| encoder.token_budget());
     let mut found = Encoded::default();
+    if let Some(seen) = surveyed {
+        let width = usize::try_from(encoder.dim())?;
+        found
+            .rows
+            .reserve_exact(usize::try_from(seen.texts)? * width);
+    }
     let take = |chunk: Chunk| -> Result<()> {
         let slices: Vec<&[u32]> = chunk.tokens.iter().map(Vec::as_slice).collect();
         let started = Instant::now();
