@@ -11,6 +11,7 @@ mod chunks;
 mod collection;
 mod commands;
 mod model_source;
+mod output;
 mod ranking;
 mod resources;
 mod run;
