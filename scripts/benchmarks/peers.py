@@ -203,6 +203,9 @@ def train(args, dtype):
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(args.threads)
+    if args.device != "cpu":
+        # The processes of the data loader share the work; a pool of threads survives no fork.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
     model = SentenceTransformer(
         str(args.model),
         device=args.device,
