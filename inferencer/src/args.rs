@@ -90,26 +90,8 @@ impl Args {
     /// # Errors
     /// If the GPU that was asked for is not there.
     pub fn claim_device(&self) -> anyhow::Result<Device> {
-        let loaded = match self.device {
-            DeviceChoice::Cpu => false,
-            choice => match quarry_torch_ext::load_cuda() {
-                Err(error) if choice == DeviceChoice::Auto => {
-                    tracing::warn!(%error, "CUDA cannot be loaded; computing on the CPU");
-                    false
-                }
-                outcome => outcome?,
-            },
-        };
-        let gpus = if loaded {
-            tch::Cuda::device_count().unsigned_abs() as usize
-        } else {
-            0
-        };
-        let device = self.device.gpu(gpus)?.map_or(Device::Cpu, Device::Cuda);
-        if device.is_cuda() {
-            quarry_torch_ext::set_f32_partial_sums(true)?;
-        }
-        Ok(device)
+        let gpu = self.device.claim(quarry_torch_ext::gpus)?;
+        Ok(quarry_torch_ext::claim_device(gpu)?)
     }
 }
 

@@ -8,12 +8,8 @@ use crate::error::{Result, TaskError};
 use crate::models::Model;
 use crate::progress::Progress;
 use half::f16;
-use quarry_model::{CPU_TOKEN_BUDGET, Encoder, Specials};
+use quarry_model::{Encoder, Specials};
 use std::ops::ControlFlow;
-use tch::Device;
-
-/// Tokens of one batch on a GPU: enough to fill it.
-const GPU_TOKENS: usize = 65_536;
 
 /// What to encode.
 pub(crate) struct Sequences<'a> {
@@ -30,14 +26,10 @@ pub(crate) struct Sequences<'a> {
 pub(crate) fn encode(
     encoder: &Encoder,
     model: &Model,
-    device: Device,
     sequences: &Sequences<'_>,
     progress: &Progress,
 ) -> Result<Vec<f16>> {
-    let budget = match device {
-        Device::Cpu => CPU_TOKEN_BUDGET,
-        _ => GPU_TOKENS,
-    };
+    let budget = encoder.token_budget();
     in_batches(encoder, model.specials, budget, sequences, progress)
 }
 

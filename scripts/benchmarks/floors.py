@@ -22,7 +22,11 @@ def lengths_of(model, texts, longest):
     tokenizer = Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
-    return [len(e.ids) for e in tokenizer.encode_batch(texts)]
+    lengths = []
+    # An encoding takes some kilobytes: not of all texts at once.
+    for first in range(0, len(texts), 10_000):
+        lengths += [len(e.ids) for e in tokenizer.encode_batch(texts[first : first + 10_000])]
+    return lengths
 
 
 def longest_of(model):

@@ -1,10 +1,10 @@
 """Generates a collection of any size in BEIR's layout: the same seed, the same bytes.
 
-    python3 scripts/benchmarks/generated.py FOLDER --passages N [--questions Q] [--seed S]
+    python3 scripts/benchmarks/generated.py FOLDER --passages N [--questions Q] [--runs LEAST MOST] [--seed S]
 
-A passage is three to five runs of four words of squad-mini, so words are as frequent as
-in real text. A question is one run of its passage and one of its own, so that hardly any
-two are equal. Memory holds the runs and the judgements.
+A passage is three to five runs of four words of squad-mini, or LEAST to MOST, so words are
+as frequent as in real text. A question is one run of its passage and one of its own, so
+that hardly any two are equal. Memory holds the runs and the judgements.
 """
 
 import argparse
@@ -17,6 +17,10 @@ SOURCE = Path(__file__).resolve().parents[2] / "data/squad-mini/corpus.jsonl.gz"
 # Runs of words, a power of two: a passage is drawn by the bits of one number.
 BITS = 14
 DEV = 100
+SHORT = (3, 5)
+# As long as MS MARCO's passages, which have some 56 words: 28 to 88 words, 58 on average,
+# or 78 of BERT's tokens; fewer than one passage in a hundred has more than 128.
+MARCO = (7, 22)
 
 
 def runs():
@@ -29,16 +33,20 @@ def runs():
     return [chosen[at % len(chosen)] for at in range(1 << BITS)]
 
 
-def drawn(numbers, table):
-    """The runs of one passage."""
-    bits = numbers.getrandbits(5 * BITS + 2)
-    many = 3 + (bits & 3) % 3
+def drawn(numbers, table, least, most):
+    """The runs of one passage. Every number of them is as frequent if a power of two of
+    numbers may be."""
+    lengths = most - least + 1
+    spare = (lengths - 1).bit_length()
+    bits = numbers.getrandbits(most * BITS + spare)
+    many = least + (bits & ((1 << spare) - 1)) % lengths
     mask = (1 << BITS) - 1
-    return [table[(bits >> (2 + BITS * at)) & mask] for at in range(many)]
+    return [table[(bits >> (spare + BITS * at)) & mask] for at in range(many)]
 
 
-def write(folder, passages, questions, seed):
-    """Writes corpus, queries and qrels of the splits train, dev and test."""
+def write(folder, passages, questions, seed, length=SHORT):
+    """Writes corpus, queries and qrels of the splits train, dev and test; passages have as
+    many runs as `length` says at least and at most."""
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     table = runs()
     numbers = random.Random(seed)
@@ -53,7 +61,7 @@ def write(folder, passages, questions, seed):
         open(folder / "queries.jsonl", "w", encoding="utf-8") as queries,
     ):
         for number in range(passages):
-            text = drawn(numbers, table)
+            text = drawn(numbers, table, *length)
             corpus.write(f'{{"_id":"p{number}","text":"{" ".join(text)}"}}\n')
             while row == number:
                 own = table[at * 40_503 % len(table)]
@@ -82,9 +90,10 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--passages", type=int, required=True)
     parser.add_argument("--questions", type=int, default=10_000)
+    parser.add_argument("--runs", type=int, nargs=2, default=SHORT, metavar=("LEAST", "MOST"))
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    write(args.folder, args.passages, args.questions, args.seed)
+    write(args.folder, args.passages, args.questions, args.seed, args.runs)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import statistics
@@ -80,7 +81,10 @@ def peer(args, contender):
         "--model", args.model, "--threads", args.threads, "--texts", args.texts,
         "--data", args.data, "--output", args.work / "peer.npy", "--steps", args.steps,
         "--warmup", args.warmup, "--length", args.length, "--seed", args.seed,
+        "--batch", args.batch, "--device", args.device,
     ]  # fmt: skip
+    if args.attention:
+        command += ["--attention", args.attention]
     log = args.work / f"{contender.replace(':', '-')}.log"
     with open(log, "w", encoding="utf-8") as errors:
         done = subprocess.run(
@@ -210,7 +214,7 @@ def work_of_a_pair(args):
     """FLOP of a question and its passage, forward and twice that backward."""
     positives = peers.judgements(args.data, "train")
     answers = {passage for passages in positives.values() for passage in passages}
-    corpus = peers.passages_of(args.data / "corpus.jsonl.gz")
+    corpus = peers.passages_of(peers.file_of(args.data, "corpus"))
     _, questions = peers.questions_of(args.data, positives)
     passages = (text for name, text in corpus if name in answers)
     return 3 * (work_of(args, passages, args.length) + work_of(args, questions, 64))
@@ -278,13 +282,16 @@ def main():
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="file for every figure")
+    # These suites are the processor's: a GPU, which programs take by themselves, is hidden.
+    parser.set_defaults(device="cpu", batch=32, attention=None)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     args = parser.parse_args()
     args.work = Path("target/bench")
     args.work.mkdir(parents=True, exist_ok=True)
     suites = [*SUITES, "coordinator"]
     unknown = set(args.suites) - set(suites)
     if unknown:
-        parser.error(f"unknown suite {', '.join(sorted(unknown))}: choose from {', '.join(suites)}")
+        parser.error(f"unknown suite {', '.join(sorted(unknown))}: choose from {', '.join(suites)} (gpu and size come first and alone)")
     wanted = args.suites or suites
     rounds, steps = args.rounds, args.steps
     if not 0 < args.warmup < (steps or 12):

@@ -1,14 +1,17 @@
 """What Quarry is timed beside: one contender a call, one JSON object on standard output.
 
-    python peers.py CONTENDER --threads N --model DIR [--texts FILE | --data DIR]
+    python peers.py CONTENDER --threads N --model DIR [--texts FILE | --data DIR] [--device cuda]
 
 Each does what its users do, with the settings its documentation gives; loading the
-model is not timed, reading texts, tokenising and writing are.
+model is not timed, reading texts, tokenising and writing are. On a GPU sentence-transformers
+encodes with the fastest of some batch sizes (which its documentation advises to look for),
+trains without the waits of logging, and its data loader has processes of its own.
 """
 
 import argparse
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import resource
@@ -27,6 +30,12 @@ def passages_of(path):
             yield row["_id"], " ".join(part for part in (row.get("title"), row["text"]) if part)
 
 
+def file_of(folder, name):
+    """The JSON lines of a collection, plain or gzipped."""
+    plain = folder / f"{name}.jsonl"
+    return plain if plain.exists() else folder / f"{name}.jsonl.gz"
+
+
 def texts_of(path):
     return (text for _, text in passages_of(path))
 
@@ -37,7 +46,9 @@ def sentence_transformer(args, dtype):
 
     torch.set_num_threads(args.threads)
     kwargs = {"dtype": torch.bfloat16} if dtype == "bf16" else {}
-    return SentenceTransformer(str(args.model), device="cpu", model_kwargs=kwargs)
+    if args.attention:
+        kwargs["attn_implementation"] = args.attention
+    return SentenceTransformer(str(args.model), device=args.device, model_kwargs=kwargs)
 
 
 def encode_sentence_transformers(args, dtype):
@@ -45,11 +56,25 @@ def encode_sentence_transformers(args, dtype):
 
     model = sentence_transformer(args, dtype)
     model.encode(["warm up"] * 4)
+    batch = 32 if args.device == "cpu" else fastest_batch(model, args.texts)
     start = time.perf_counter()
     texts = list(texts_of(args.texts))
-    vectors = model.encode(texts, batch_size=32, convert_to_numpy=True)
+    # As numpy's arrays the vectors are in main memory: a GPU has been waited for.
+    vectors = model.encode(texts, batch_size=batch, convert_to_numpy=True)
     numpy.save(args.output, vectors.astype("float32"))
-    return {"seconds": time.perf_counter() - start, "texts": len(texts)}
+    return {"seconds": time.perf_counter() - start, "texts": len(texts), "batch": batch}
+
+
+def fastest_batch(model, path):
+    """Of some batch sizes the one that encodes the first texts of the file fastest."""
+    texts = list(itertools.islice(texts_of(path), 8192))
+    seconds = {}
+    for batch in (64, 128, 256, 512, 1024):
+        model.encode(texts[: 2 * batch], batch_size=batch)
+        start = time.perf_counter()
+        model.encode(texts, batch_size=batch, convert_to_numpy=True)
+        seconds[batch] = time.perf_counter() - start
+    return min(seconds, key=seconds.get)
 
 
 def encode_onnxruntime(args):
@@ -125,7 +150,7 @@ def refresh(args, dtype):
     model = sentence_transformer(args, dtype)
     model.encode(["warm up"] * 4)
     start = time.perf_counter()
-    names, passages = zip(*passages_of(args.data / "corpus.jsonl.gz"))
+    names, passages = zip(*passages_of(file_of(args.data, "corpus")))
     positives = judgements(args.data, "train")
     ids, questions = questions_of(args.data, positives)
     encoding = time.perf_counter()
@@ -156,12 +181,10 @@ def judgements(data, split):
 
 def questions_of(data, positives):
     ids, questions = [], []
-    with gzip.open(data / "queries.jsonl.gz", "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            if row["_id"] in positives:
-                ids.append(row["_id"])
-                questions.append(row["text"])
+    for name, text in passages_of(file_of(data, "queries")):
+        if name in positives:
+            ids.append(name)
+            questions.append(text)
     return ids, questions
 
 
@@ -180,12 +203,18 @@ def train(args, dtype):
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(args.threads)
+    if args.device != "cpu":
+        # The processes of the data loader share the work; a pool of threads survives no fork.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
     model = SentenceTransformer(
-        str(args.model), device="cpu", config_kwargs={"attention_probs_dropout_prob": 0.0}
+        str(args.model),
+        device=args.device,
+        config_kwargs={"attention_probs_dropout_prob": 0.0},
+        model_kwargs={"attn_implementation": args.attention} if args.attention else {},
     )
     model.max_seq_length = args.length
     positives = judgements(args.data, "train")
-    texts = dict(passages_of(args.data / "corpus.jsonl.gz"))
+    texts = dict(passages_of(file_of(args.data, "corpus")))
     ids, questions = questions_of(args.data, positives)
     rows = Dataset.from_dict(
         {"anchor": questions, "positive": [texts[min(positives[i])] for i in ids]}
@@ -199,25 +228,25 @@ def train(args, dtype):
                 self.losses.append(float(logs["loss"]))
 
         def on_step_end(self, *_, **__):
+            # A GPU is waited for where the timed steps begin and end, and nowhere between.
+            if args.device != "cpu" and len(self.ends) + 1 in (args.warmup, args.steps):
+                torch.cuda.synchronize()
             self.ends.append(time.perf_counter())
 
     settings = SentenceTransformerTrainingArguments(
         output_dir=str(args.output.with_suffix(".train")),
         max_steps=args.steps,
-        per_device_train_batch_size=32,
+        per_device_train_batch_size=args.batch,
         learning_rate=3e-5,
         warmup_ratio=0.1,
         weight_decay=0.01,
         bf16=dtype == "bf16",
-        use_cpu=True,
         report_to=[],
         save_strategy="no",
         logging_strategy="steps",
-        logging_steps=1,
         disable_tqdm=True,
-        dataloader_num_workers=0,
-        batch_sampler="no_duplicates",
         seed=args.seed,
+        **device_settings(args),
     )
     trainer = SentenceTransformerTrainer(
         model=model,
@@ -230,8 +259,27 @@ def train(args, dtype):
     model.save(str(args.output.with_suffix(".model")))
     # The first steps meet cold caches and compile kernels.
     timed = Clock.ends[args.warmup - 1 :]
-    seconds, texts = timed[-1] - timed[0], 32 * (len(timed) - 1)
+    seconds, texts = timed[-1] - timed[0], args.batch * (len(timed) - 1)
     return {"seconds": seconds, "texts": texts, "losses": Clock.losses}
+
+
+def device_settings(args):
+    """What the trainer's users set for the device."""
+    if args.device == "cpu":
+        return {
+            "use_cpu": True,
+            "logging_steps": 1,
+            "dataloader_num_workers": 0,
+            "batch_sampler": "no_duplicates",
+        }
+    # A loss that is logged, or looked at for NaN, is waited for. The pairs that a GPU is
+    # given are distinct, so nobody need look for duplicates.
+    return {
+        "logging_steps": args.steps,
+        "logging_nan_inf_filter": False,
+        "dataloader_num_workers": min(8, args.threads),
+        "batch_sampler": "batch_sampler",
+    }
 
 
 def peak(args, dtype):
@@ -241,6 +289,8 @@ def peak(args, dtype):
 
     torch.set_num_threads(args.threads)
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    if args.device != "cpu":
+        return {"seconds": 1.0, "texts": 1, "flops": peak_on_gpu(kind)}
     mkldnn = torch.ops.mkldnn
     best = 0.0
     for rows, inner, columns in [(1024, 1536, 1536), (2048, 2048, 2048), (1024, 384, 1536)]:
@@ -257,6 +307,40 @@ def peak(args, dtype):
     return {"seconds": 1.0, "texts": 1, "flops": best}
 
 
+def peak_on_gpu(kind):
+    """The same on a GPU, by its own clock: ten products at a time, of values as a model has
+    them (a card is faster on zeros)."""
+    import torch
+
+    best = 0.0
+    for rows, inner, columns in [
+        (8192, 8192, 8192), (16384, 4096, 4096), (65536, 768, 3072), (65536, 3072, 768),
+    ]:  # fmt: skip
+        x = torch.randn(rows, inner, device="cuda", dtype=kind)
+        w = torch.randn(columns, inner, device="cuda", dtype=kind)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        for _ in range(10):
+            begin.record()
+            for _ in range(10):
+                torch.nn.functional.linear(x, w)
+            end.record()
+            end.synchronize()
+            seconds = begin.elapsed_time(end) / 1000 / 10
+            best = max(best, 2 * rows * inner * columns / seconds)
+    return best
+
+
+def about():
+    """The card, and the libtorch that comes with this Python's torch."""
+    import torch
+
+    return {
+        "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "libraries": str(Path(torch.__file__).parent / "lib"),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("contender")
@@ -269,6 +353,9 @@ def main():
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=32, help="pairs of a training step")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--attention", help="attn_implementation of transformers' models")
     args = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     name, _, dtype = args.contender.partition(":")
@@ -278,6 +365,7 @@ def main():
         "refresh": lambda: refresh(args, dtype),
         "train": lambda: train(args, dtype),
         "peak": lambda: peak(args, dtype),
+        "about": about,
     }[name]
     found = run()
     found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -31,12 +31,11 @@ def encode(args, dtype):
         [
             BIN / "quarry", "encode", "--model", args.model, "--input", args.texts,
             "--output", args.work / f"quarry-{dtype}.safetensors", "--dtype", dtype,
-            "--threads", args.threads, "--json",
+            "--threads", args.threads, "--device", args.device, "--json",
         ],
         args.work / "encode.log",
     )  # fmt: skip
-    found = json.loads(printed)
-    return {"seconds": found["seconds"], "texts": found["texts"]}
+    return json.loads(printed)
 
 
 def refresh(args, dtype):

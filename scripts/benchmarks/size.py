@@ -91,6 +91,7 @@ def fleet(args, store, name):
                 [
                     args.bin / "quarry-inferencer", "--coordinator", url, "--store", store,
                     "--threads", str(args.threads), "--cache", store / "cache", "--log-json",
+                    "--device", "cpu",
                 ],
                 log["inferencer"],
             )
@@ -128,7 +129,7 @@ def passages(args, many):
         trainer = launch(
             [
                 args.bin / "quarry-trainer", "--coordinator", url, "--store", store,
-                "--cache", store / "trainer-cache",
+                "--cache", store / "trainer-cache", "--device", "cpu",
             ],
             args.work / f"{name}-trainer.log",
         )  # fmt: skip

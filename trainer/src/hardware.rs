@@ -15,29 +15,13 @@ use tch::Device;
 /// # Errors
 /// A GPU that is asked for but not there.
 pub fn claim(choice: DeviceChoice, threads: usize) -> Result<Device> {
-    let loaded = choice != DeviceChoice::Cpu && load_cuda(choice)?;
+    let gpu = choice.claim(quarry_torch_ext::gpus)?;
     quarry_torch_ext::set_num_threads(threads)?;
-    let gpus = match loaded {
-        true => usize::try_from(tch::Cuda::device_count()).unwrap_or(0),
-        false => 0,
-    };
-    let device = choice.gpu(gpus)?.map_or(Device::Cpu, Device::Cuda);
+    let device = quarry_torch_ext::claim_device(gpu)?;
     if device.is_cuda() {
-        quarry_torch_ext::set_f32_partial_sums(true)?;
         replayable().context("cannot make the GPU deterministic")?;
     }
     Ok(device)
-}
-
-/// A CUDA library that is there but broken is fatal only to who asked for a GPU.
-fn load_cuda(choice: DeviceChoice) -> Result<bool> {
-    match quarry_torch_ext::load_cuda() {
-        Err(error) if choice == DeviceChoice::Auto => {
-            tracing::warn!(%error, "CUDA cannot be loaded, training on the processor");
-            Ok(false)
-        }
-        outcome => Ok(outcome?),
-    }
 }
 
 /// A replay wants the same kernels in the same order. cuBLAS promises that only

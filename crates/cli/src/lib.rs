@@ -7,9 +7,11 @@
 //! coordinator work inside; it starts them and talks to them over gRPC.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod chunks;
 mod collection;
 mod commands;
 mod model_source;
+mod output;
 mod ranking;
 mod resources;
 mod run;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use quarry_corpus::{Corpus, QuerySet};
 use quarry_eval::{Qrels, Run};
 use quarry_index::{ExactIndex, Hit, Language, Search, SparseIndex};
-use quarry_model::{CPU_TOKEN_BUDGET, DualEncoder, Encoder, Specials};
+use quarry_model::{DualEncoder, Encoder, Specials};
 
 /// Passages looked at to tell a corpus's language; inferencers look at as many.
 const LANGUAGE_SAMPLE: usize = 1000;
@@ -36,7 +36,8 @@ pub fn encode_queries(
 ) -> Result<Vec<f32>> {
     let progress = bar("queries", queries.len() as u64);
     let tokens: Vec<&[u32]> = (0..queries.len()).map(|i| queries.tokens(i)).collect();
-    let rows = encoder.encode(&tokens, specials, length, CPU_TOKEN_BUDGET, &mut |n| {
+    let budget = encoder.token_budget();
+    let rows = encoder.encode(&tokens, specials, length, budget, &mut |n| {
         progress.set_position(n as u64)
     })?;
     progress.finish_and_clear();

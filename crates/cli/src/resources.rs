@@ -1,5 +1,7 @@
-//! What this machine has: cores, memory, disk, and a measured arithmetic speed.
+//! What this machine has: cores, GPUs, memory, disk, and a measured arithmetic speed.
 
+use anyhow::Result;
+use quarry_service::DeviceChoice;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
@@ -14,6 +16,16 @@ pub fn threads(given: u16) -> usize {
         0 => cores(),
         threads => usize::from(threads),
     }
+}
+
+/// The device that `--device` asks for. Loads CUDA unless that is the CPU, so it must come
+/// before any other use of libtorch.
+///
+/// # Errors
+/// If the GPU that was asked for is not there.
+pub fn device(choice: DeviceChoice) -> Result<Device> {
+    let gpu = choice.claim(quarry_torch_ext::gpus)?;
+    Ok(quarry_torch_ext::claim_device(gpu)?)
 }
 
 /// A machine's means at one moment.

@@ -1,7 +1,8 @@
 //! The vectors of a whole collection, made for one command.
 //!
 //! Owns: encoding shard by shard into fp16 files as a generation stores them, and the exact search over the mapped
-//! files. Memory holds one shard's vectors, however many passages there are. Refuses: caching between commands.
+//! files, both on the encoder's device. Main memory holds one shard's vectors, however many passages there are; a GPU
+//! holds them all while they are searched. Refuses: caching between commands.
 
 use crate::collection::bar;
 use anyhow::{Context, Result};
@@ -9,9 +10,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use quarry_corpus::{Corpus, Embeddings};
 use quarry_index::{ExactIndex, Part};
-use quarry_model::{CPU_TOKEN_BUDGET, Encoder, Specials};
+use quarry_model::{Encoder, Specials};
 use std::path::Path;
-use tch::Device;
 use tempfile::TempDir;
 
 /// What the files say they stem from: no generation reads them.
@@ -46,7 +46,8 @@ impl PassageVectors {
         for (number, shard) in corpus.shards().iter().enumerate() {
             let tokens: Vec<&[u32]> = (0..shard.len()).map(|i| shard.tokens(i)).collect();
             let done = progress.position();
-            let rows = encoder.encode(&tokens, specials, length, CPU_TOKEN_BUDGET, &mut |n| {
+            let budget = encoder.token_budget();
+            let rows = encoder.encode(&tokens, specials, length, budget, &mut |n| {
                 progress.set_position(done + n as u64);
             })?;
             let mut half = vec![f16::ZERO; rows.len()];
@@ -64,7 +65,7 @@ impl PassageVectors {
         }
         progress.finish_and_clear();
         Ok(Self {
-            index: ExactIndex::new(parts, Device::Cpu)?,
+            index: ExactIndex::new(parts, encoder.device())?,
             _folder: folder,
         })
     }

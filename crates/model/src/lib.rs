@@ -22,7 +22,9 @@ mod weights;
 pub use config::{Activation, Config, Family};
 pub use copy::ModelCopy;
 pub use dual::{DualEncoder, LoadOptions, Parameter, TrainedPair};
-pub use encoder::{CPU_TOKEN_BUDGET, Dropout, Embedded, Encoder, MOST_LANES, Pooling, Precision};
+pub use encoder::{
+    CPU_TOKEN_BUDGET, Dropout, Embedded, Encoder, GPU_TOKEN_BUDGET, MOST_LANES, Pooling, Precision,
+};
 pub use error::ModelError;
 pub use folder::ModelFolder;
 pub use packed::{PackedBatch, Specials};

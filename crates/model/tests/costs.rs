@@ -14,7 +14,6 @@ use tch::Kind;
 
 const SPECIALS: Specials = Specials { first: 2, last: 3 };
 const WIDTH: i64 = 32;
-const LAYERS: i64 = 2;
 
 fn model(precision: Precision, trainable: bool) -> DualEncoder {
     let options = options(Pooling::Mean, precision, trainable);

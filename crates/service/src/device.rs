@@ -2,6 +2,7 @@
 //! that takes a native library.
 
 use crate::error::{Result, ServiceError};
+use std::fmt::Display;
 use std::str::FromStr;
 
 /// What `--device` says.
@@ -31,6 +32,34 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// The number of the GPU to use; `None` is the processor. `look` loads CUDA and counts
+    /// GPUs, and is not called for the processor.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoGpu`]; and [`ServiceError::Cuda`] where `look` fails, which is fatal
+    /// only to who asked for a GPU.
+    pub fn claim<E: Display>(
+        self,
+        look: impl FnOnce() -> std::result::Result<usize, E>,
+    ) -> Result<Option<usize>> {
+        if self == Self::Cpu {
+            return Ok(None);
+        }
+        let gpus = match look() {
+            Ok(gpus) => gpus,
+            Err(error) if self == Self::Auto => {
+                tracing::warn!(%error, "CUDA cannot be loaded, computing on the processor");
+                0
+            }
+            Err(error) => {
+                return Err(ServiceError::Cuda {
+                    reason: error.to_string(),
+                });
+            }
+        };
+        self.gpu(gpus)
+    }
+
     /// The number of the GPU to use where there are `gpus`; `None` is the processor.
     ///
     /// # Errors
@@ -69,5 +98,20 @@ mod tests {
         assert_eq!(DeviceChoice::Cuda(1).gpu(2).unwrap(), Some(1));
         let refused = DeviceChoice::Cuda(2).gpu(2).unwrap_err().to_string();
         assert!(refused.contains("there is no GPU 2"), "{refused}");
+    }
+
+    #[test]
+    fn a_broken_cuda_is_fatal_only_to_who_asked_for_a_gpu() {
+        let broken = || Err::<usize, _>("libtorch_cuda.so cannot be loaded");
+        let looked = |gpus: usize| move || Ok::<_, String>(gpus);
+        assert_eq!(DeviceChoice::Cpu.claim(broken).unwrap(), None);
+        assert_eq!(DeviceChoice::Auto.claim(broken).unwrap(), None);
+        let refused = DeviceChoice::Cuda(0).claim(broken).unwrap_err().to_string();
+        for word in ["libtorch_cuda.so cannot be loaded", "--device cpu"] {
+            assert!(refused.contains(word), "{refused}");
+        }
+        assert_eq!(DeviceChoice::Auto.claim(looked(1)).unwrap(), Some(0));
+        assert_eq!(DeviceChoice::Cuda(1).claim(looked(2)).unwrap(), Some(1));
+        assert!(DeviceChoice::Cuda(1).claim(looked(1)).is_err());
     }
 }

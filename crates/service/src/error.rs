@@ -52,6 +52,12 @@ pub enum ServiceError {
         /// How many there are.
         gpus: usize,
     },
+    /// A GPU was asked for, and CUDA cannot be used.
+    #[error("a GPU was asked for, but {reason}; --device cpu does without")]
+    Cuda {
+        /// What failed, and how to mend it.
+        reason: String,
+    },
     /// Nobody answers at a service address.
     #[error(
         "cannot reach {what} at {url}: {reason}; check that it is running and that the address is right"

@@ -24,9 +24,13 @@ fn assert_usage(finished: &Finished, words: &[&str]) {
 }
 
 fn encode(site: &Site, input: &Path, output: &Path) -> Finished {
+    encode_with(site, input, output, &[])
+}
+
+fn encode_with(site: &Site, input: &Path, output: &Path, more: &[&str]) -> Finished {
     let model = site.model();
     let paths = [model.as_path(), input, output].map(|path| path.to_str().unwrap());
-    site.quarry(&[
+    let fixed = [
         "encode",
         "--model",
         paths[0],
@@ -36,7 +40,8 @@ fn encode(site: &Site, input: &Path, output: &Path) -> Finished {
         paths[2],
         "--threads",
         "1",
-    ])
+    ];
+    site.quarry(&[&fixed, more].concat())
 }
 
 fn eval(site: &Site, arguments: &[&str]) -> Finished {
@@ -106,6 +111,51 @@ fn encoding() {
     }
     let ids = fs::read_to_string(site.path("vectors.ids")).unwrap();
     assert_eq!(ids, "a\n1\na\n");
+}
+
+#[test]
+fn choosing_a_device() {
+    let site = Site::new();
+    let texts = site.path("texts.jsonl");
+    fs::write(&texts, "{\"text\":\"one text\"}\n{\"text\":\"another\"}\n").unwrap();
+    let vectors = [site.path("default"), site.path("cpu")];
+    let encoded = |output: &Path, more: &[&str]| encode_with(&site, &texts, output, more);
+    let chosen = encoded(&vectors[0], &["--json"]).succeeded().json();
+    let asked = encoded(&vectors[1], &["--json", "--device", "cpu"]);
+    let asked = asked.succeeded().json();
+    assert_eq!(asked["texts"], 2);
+    assert_eq!(asked["device"], "cpu");
+    for key in [
+        "seconds",
+        "loading_seconds",
+        "tokenise_seconds",
+        "encode_seconds",
+    ] {
+        assert!(asked[key].as_f64().unwrap() >= 0.0, "{key} in {asked}");
+    }
+    let model = site.model();
+    let scored = |device: &str| {
+        let arguments = ["--model", model.to_str().unwrap(), "--device", device];
+        eval(&site, &arguments)
+    };
+    let (auto, cpu) = (scored("auto").succeeded(), scored("cpu").succeeded());
+    if chosen["device"] == "cpu" {
+        let [default, cpu_bits] = vectors.each_ref().map(|path| fs::read(path).unwrap());
+        assert!(default == cpu_bits, "--device cpu changes the vectors");
+        assert_eq!(auto.stdout, cpu.stdout);
+    } else {
+        eprintln!("SKIPPED: the default is a GPU here, whose vectors are not a processor's");
+    }
+
+    let absent = ["there is no GPU 99", "choose another --device"];
+    assert_says(&encoded(&vectors[0], &["--device", "cuda:99"]), &absent);
+    assert_says(&scored("cuda:99"), &absent);
+    assert_usage(
+        &encoded(&vectors[0], &["--device", "gpu"]),
+        &["--device", "cuda:N"],
+    );
+    let sparse = eval(&site, &["--bm25", "--device", "cuda:99"]).succeeded();
+    assert!(sparse.stderr.contains("--device is not used"), "{sparse:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Late loading of CUDA: one binary for machines with a GPU and without.
 //!
-//! Owns the search for `libtorch_cuda.so` and its loading. Refuses to ask whether a
-//! device is there: that is `tch::Cuda::is_available()`, afterwards.
+//! Owns the search for `libtorch_cuda.so`, its loading, the count of GPUs afterwards and how
+//! one computes. Refuses to choose a device: that is the program's `--device`.
 #![allow(unsafe_code)] // Calls the shim.
 
 use std::{
@@ -12,7 +12,9 @@ use std::{
     sync::Mutex,
 };
 
-use crate::{Error, ffi};
+use tch::Device;
+
+use crate::{Error, ffi, set_f32_partial_sums};
 
 const LIBRARY: &str = "libtorch_cuda.so";
 
@@ -39,6 +41,31 @@ pub fn load_cuda() -> Result<bool, Error> {
     }
     *loaded = Some(found.is_some());
     Ok(found.is_some())
+}
+
+/// How many GPUs libtorch sees, once [`load_cuda`] has loaded what there is. As that, to be
+/// called first thing.
+///
+/// # Errors
+/// As for [`load_cuda`].
+pub fn gpus() -> Result<usize, Error> {
+    match load_cuda()? {
+        true => Ok(usize::try_from(tch::Cuda::device_count()).unwrap_or(0)),
+        false => Ok(0),
+    }
+}
+
+/// The GPU of this number, with its arithmetic fixed for the process: bf16 products are
+/// summed in f32, as a processor does. Without a number, the processor.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn claim_device(gpu: Option<usize>) -> Result<Device, Error> {
+    let Some(number) = gpu else {
+        return Ok(Device::Cpu);
+    };
+    set_f32_partial_sums(true)?;
+    Ok(Device::Cuda(number))
 }
 
 /// The folders to look into, in order.

@@ -38,7 +38,7 @@ mod transfer;
 pub use adamw::{AdamW, fused_adamw, fused_adamw_guarded};
 pub use allocator::{release_spare_memory, share_the_first_arena};
 pub use attention::PackedAttention;
-pub use cuda::load_cuda;
+pub use cuda::{claim_device, gpus, load_cuda};
 pub use error::Error;
 pub use flash::{FlashAttention, SequenceBounds};
 pub use foreach::{clip_global_norm_, drop_gradients, global_norm, mul_scalar_};

@@ -29,7 +29,7 @@ pub(crate) fn run(
             )
         },
     };
-    let rows = encode(encoder, model, shop.device, &sequences, progress)?;
+    let rows = encode(encoder, model, &sequences, progress)?;
     let (width, digest) = (
         encoder.dim().unsigned_abs() as usize,
         task.checkpoint.digest.as_str(),

@@ -26,7 +26,7 @@ pub(crate) fn run(
         },
         name: &|i| format!("passage {:?}", shard.id(i)),
     };
-    let rows = encode(encoder, model, shop.device, &sequences, progress)?;
+    let rows = encode(encoder, model, &sequences, progress)?;
     let (width, digest) = (
         encoder.dim().unsigned_abs() as usize,
         task.checkpoint.digest.as_str(),

@@ -10,6 +10,7 @@ use quarry_corpus::{Format, Policy, Strictness};
 use quarry_eval::{Metric, evaluate, write_run};
 use quarry_index::{Hit, Language, fusion};
 use quarry_model::{DualEncoder, LoadOptions, Pooling, Precision, TextTokenizer};
+use quarry_service::DeviceChoice;
 use quarry_service::args::MOST_THREADS;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,6 +68,9 @@ pub struct EvalArgs {
     /// Arithmetic of the encoder: f32 or bf16.
     #[arg(long, default_value = "f32")]
     dtype: Dtype,
+    /// Where the model encodes and its vectors are searched: auto (a GPU if there is one), cpu or cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
     /// Override the folder's pooling: cls or mean.
     #[arg(long)]
     pooling: Option<Pool>,
@@ -129,6 +133,9 @@ pub fn execute(args: &EvalArgs) -> Result<ExitCode> {
             if model.is_some() {
                 tracing::warn!("--bm25 scores BM25 alone: --model is not used");
             }
+            if matches!(args.device, DeviceChoice::Cuda(_)) {
+                tracing::warn!("--bm25 scores BM25 alone, on the CPU: --device is not used");
+            }
             sparse_only(args)?
         }
         (Some(model), false) => with_model(args, model)?,
@@ -187,12 +194,15 @@ fn sparse_only(args: &EvalArgs) -> Result<(Collection, Vec<Vec<Hit>>)> {
 }
 
 fn with_model(args: &EvalArgs, model: &str) -> Result<(Collection, Vec<Vec<Hit>>)> {
+    // CUDA is loaded before anything else asks libtorch for it.
+    let device = resources::device(args.device)?;
     tch::set_num_threads(i32::try_from(resources::threads(args.threads))?);
     let folder = model_source::resolve(model)?;
     let tokenizer = TextTokenizer::from_dir(&folder)?;
     let encoder = DualEncoder::load(
         &folder,
         &LoadOptions {
+            device,
             precision: args.dtype.into(),
             pooling: args.pooling.map(Pooling::from),
             ..LoadOptions::default()

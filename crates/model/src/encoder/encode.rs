@@ -20,6 +20,9 @@ use tch::{Device, Tensor};
 /// Tokens a batch may hold on a CPU: its states then stay in the caches.
 pub const CPU_TOKEN_BUDGET: usize = 1024;
 
+/// The same on a GPU: enough to fill it.
+pub const GPU_TOKEN_BUDGET: usize = 65_536;
+
 /// Batches shrink once fewer than this many times a batch's tokens are left.
 const TAIL: usize = 6;
 
@@ -31,6 +34,14 @@ type Receive<'a, T> = dyn FnMut(&[usize], &[T]) -> Result<ControlFlow<()>, Model
 pub type TakeHalves<'a> = dyn FnMut(&[usize], &[f16]) -> ControlFlow<()> + 'a;
 
 impl Encoder {
+    /// Tokens of a batch that suit the encoder's device.
+    pub fn token_budget(&self) -> usize {
+        match self.setting.device {
+            Device::Cpu => CPU_TOKEN_BUDGET,
+            _ => GPU_TOKEN_BUDGET,
+        }
+    }
+
     /// `[N · D]` f32 row after row in input order. `sequences` are content ids;
     /// `max_length` counts the specials; `progress` hears how many sequences are done.
     ///

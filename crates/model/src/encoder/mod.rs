@@ -12,7 +12,7 @@ mod pass;
 mod pooling;
 mod prepared;
 
-pub use encode::CPU_TOKEN_BUDGET;
+pub use encode::{CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET};
 pub use lanes::MOST_LANES;
 pub use pooling::Pooling;
 
@@ -143,6 +143,11 @@ impl Encoder {
     /// Sizes and family.
     pub fn config(&self) -> &Config {
         &self.folder.config
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.setting.device
     }
 
     /// Width `D` of an embedding.
