@@ -24,13 +24,15 @@ const SOURCES: [&str; 17] = [
 ];
 
 /// What computes: the compiler must see loops it may turn into vector code.
-const KERNELS: [&str; 6] = [
+const KERNELS: [&str; 8] = [
     "attention_kernel",
     "gelu_kernel",
     "layers_kernel",
     "norm_kernel",
+    "pack_kernel",
     "residual_kernel",
     "sums_kernel",
+    "weight_gradient_kernel",
 ];
 
 fn main() {

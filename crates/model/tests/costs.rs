@@ -100,13 +100,14 @@ fn in_bf16_neither() {
 #[test]
 fn training_allocates_no_gradient_of_a_weight() {
     let (few, many) = (training(&[32; 4]), training(&[32; 40]));
-    assert!(few.operations <= 800 && few.allocations <= 170, "{few:?}");
+    assert!(few.operations <= 650 && few.allocations <= 170, "{few:?}");
     assert_eq!(few.allocations, many.allocations);
     let copied = (many.copied - few.copied) as f64 / (36 * 32 * WIDTH * 4) as f64;
     // In the backward pass slopes are laid out for the kernels, outside the layers.
     assert!(copied < 3.3, "{few:?} {many:?}");
+    // Nine of them are inputs of layers, laid out for the gradients of their weights.
     let states = states_a_token(&few, &many, 36 * 32);
-    assert!(states < 70.0, "{states}");
+    assert!(states < 80.0, "{states}");
     // Two chunks cost what one costs, twice: nothing follows the size of the tables.
     let two = training(&[36; 60]);
     assert!(two.allocations <= 2 * many.allocations, "{many:?} {two:?}");

@@ -1,6 +1,7 @@
 #include "attention_kernel.h"
 
 #include "blocks.h"
+#include "pack_kernel.h"
 
 #include <algorithm>
 #include <cmath>
@@ -19,26 +20,6 @@ template <class E>
 void copy(const Rows<E>& x, int64_t filled, int64_t d, E* to) {
   for (int64_t i = 0; i < x.count; ++i) std::copy_n(x[i], d, to + i * d);
   std::fill(to + x.count * d, to + filled * d, E(0));
-}
-
-// Words of two rows' numbers, row pair by row pair.
-QUARRY_LANES void interleave(const Bf16* rows, int64_t stride, int64_t pairs, int64_t n, uint32_t* to) {
-  for (int64_t i = 0; i < pairs; ++i) {
-    const Bf16 *even = rows + 2 * i * stride, *odd = even + stride;
-    for (int64_t j = 0; j < n; ++j)
-      to[i * n + j] = static_cast<uint32_t>(even[j]) | static_cast<uint32_t>(odd[j]) << 16;
-  }
-}
-
-// B = X [filled, n], filled even.
-void pack(const Rows<float>& x, int64_t filled, int64_t n, float* to) { copy(x, filled, n, to); }
-
-void pack(const Rows<Bf16>& x, int64_t filled, int64_t n, Bf16* to) {
-  auto* out = reinterpret_cast<uint32_t*>(to);
-  interleave(x.start, x.stride, x.count / 2, n, out);
-  if (x.count % 2 == 1)
-    for (int64_t j = 0; j < n; ++j) out[x.count / 2 * n + j] = x[x.count - 1][j];
-  std::fill(out + (x.count + 1) / 2 * n, out + filled / 2 * n, 0u);
 }
 
 #define QUARRY_FOR_EACH_KIND(make) \
@@ -137,7 +118,7 @@ void attend(const Head<E>& head, E* out, int64_t out_stride, float* log_sums) {
   float* sums = scratch.take<float>(BLOCK * d);
 
   pack_transposed(Rows<E>{head.k, head.stride, n}, filled, d, keys);
-  pack(Rows<E>{head.v, head.stride, n}, filled, d, values);
+  pack_down(Rows<E>{head.v, head.stride, n}, filled, d, values);
   for (int64_t first = 0; first < filled; first += BLOCK) {
     const int64_t block = std::min(BLOCK, filled - first), real = std::min(block, n - first);
     const Rows<E> queries{head.q + first * head.stride, head.stride, real};
@@ -185,9 +166,9 @@ void attend_backward(
 
   const Rows<E> queries{head.q, head.stride, n}, grads{grad, out_stride, n};
   pack_transposed(queries, filled, d, queries_across);
-  pack(queries, filled, d, queries_down);
+  pack_down(queries, filled, d, queries_down);
   pack_transposed(grads, filled, d, grads_across);
-  pack(grads, filled, d, grads_down);
+  pack_down(grads, filled, d, grads_down);
   copy(Rows<E>{head.k, head.stride, n}, filled, d, keys);
   copy(Rows<E>{head.v, head.stride, n}, filled, d, values);
   for (int64_t i = 0; i < n; ++i) deltas[i] = dot(grad + i * out_stride, out + i * out_stride, d);
@@ -214,7 +195,7 @@ void attend_backward(
     // dQᵀ [d, L] += Kᵀ dSᵀ over the blocks.
     for (int64_t i = 0; i < block; ++i)
       for (int64_t j = 0; j < d; ++j) keys_across[j * block + i] = keys[(first + i) * d + j];
-    pack(Rows<E>{slopes, filled, block}, block, filled, slopes_down);
+    pack_down(Rows<E>{slopes, filled, block}, block, filled, slopes_down);
     product(d, filled, block, keys_across, block, slopes_down, query_sums, first > 0);
   }
   for (int64_t i = 0; i < n; ++i) {

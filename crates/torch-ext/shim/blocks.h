@@ -1,5 +1,5 @@
-// What kernels around libtorch's block products (oneDNN) share: the product, operands laid
-// out for it, memory of a thread.
+// What kernels around libtorch's block products (oneDNN) share: the product and the memory of
+// a thread.
 #pragma once
 
 #include "lanes.h"
@@ -7,7 +7,6 @@
 #include <ATen/native/CPUBlas.h>
 
 #include <algorithm>
-#include <cstring>
 #include <deque>
 #include <vector>
 
@@ -41,35 +40,6 @@ template <class E>
 void product(
     int64_t m, int64_t n, int64_t k, const E* a, int64_t a_stride, const E* b, float* c, bool add) {
   product(m, n, k, a, a_stride, b, c, n, add);
-}
-
-// Rows of d numbers, `stride` apart, `count` of them; those after are taken as zeros.
-template <class E>
-struct Rows {
-  const E* start;
-  int64_t stride, count;
-  const E* operator[](int64_t i) const { return start + i * stride; }
-};
-
-// B = X^T [d, filled]. bf16 products take two rows of B at a time, interleaved: a pair
-// of X^T is a pair of neighbours in X, moved as one word. Sixteen rows of X at a time, as what
-// they write lies side by side then: `filled` is often a power of two, and single words so far
-// apart push each other out of the first cache.
-template <class E>
-void pack_transposed(const Rows<E>& x, int64_t filled, int64_t d, E* to) {
-  constexpr int64_t WORD = sizeof(uint32_t);
-  const int64_t words = d * static_cast<int64_t>(sizeof(E)) / WORD;
-  auto* out = reinterpret_cast<char*>(to);
-  for (int64_t first = 0; first < filled; first += LANE) {
-    const int64_t rows = std::min(LANE, filled - first);
-    const int64_t real = std::max<int64_t>(0, std::min(rows, x.count - first));
-    for (int64_t j = 0; j < words; ++j) {
-      char* line = out + (j * filled + first) * WORD;
-      for (int64_t i = 0; i < real; ++i)
-        memcpy(line + i * WORD, reinterpret_cast<const char*>(x[first + i]) + j * WORD, WORD);
-      memset(line + real * WORD, 0, (rows - real) * WORD);
-    }
-  }
 }
 
 // Memory of one thread, kept between calls; one that is taken while another is held is its own.

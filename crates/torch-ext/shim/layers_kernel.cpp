@@ -4,6 +4,7 @@
 #include "blocks.h"
 #include "gelu.h"
 #include "layer_norm.h"
+#include "pack_kernel.h"
 
 #include <algorithm>
 

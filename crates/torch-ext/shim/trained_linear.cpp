@@ -1,12 +1,14 @@
 // A linear layer in training, over weights packed once a step.
 #include "trained_linear.h"
 
+#include "blocks.h"
 #include "guarded.h"
 #include "lanes.h"
 #include "leaf.h"
 #include "linear.h"
 #include "sums_kernel.h"
 #include "tensors.h"
+#include "weight_gradient_kernel.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/List.h>
@@ -38,26 +40,76 @@ Tensor column_sums(const Tensor& x) {
   return sums;
 }
 
+// A part of a layer: a master, whose gradient [rows, in] comes from the columns of dY from
+// `first` on.
+struct Part {
+  Tensor weight;
+  int64_t first;
+};
+
+// Whether this processor has block products in bf16.
+bool has_products() {
+  static const bool has = [] {
+    const std::vector<quarry::Bf16> zeros(quarry::LANE * quarry::LANE);
+    std::vector<float> sums(zeros.size());
+    const int64_t n = quarry::LANE;
+    try {
+      const quarry::ReleaseUnit unit;
+      quarry::product(n, n, n, zeros.data(), n, zeros.data(), sums.data(), false);
+      return true;
+    } catch (const c10::Error&) {
+      return false;
+    }
+  }();
+  return has;
+}
+
+// Adds dYᵀ X to the masters' gradients.
+template <class E>
+void add_weight_gradients(const std::vector<Part>& parts, const Tensor& dy, const Tensor& x) {
+  if (sizeof(E) == sizeof(quarry::Bf16) && !has_products()) {
+    const Tensor dw = at::mm(dy.t(), x);
+    for (const auto& [weight, first] : parts) add_gradient(weight, dw.narrow(0, first, weight.size(0)));
+    return;
+  }
+  const int64_t tokens = x.size(0), in = x.size(1), out = dy.size(1), block = quarry::GRADIENT_BLOCK;
+  const Tensor packed = at::empty({quarry::packed_size(tokens, in)}, x.options());
+  const auto blocks = [block](int64_t n) { return (n + block - 1) / block; };
+  at::parallel_for(0, blocks(in), 1, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * block, count = std::min(in, end * block) - first;
+    quarry::pack_input(elements<E>(x), tokens, in, first, count, elements<E>(packed));
+  });
+  for (const auto& [weight, column] : parts) {
+    const Tensor& grad = gradient_of(weight);
+    TORCH_CHECK(grad.is_contiguous() && grad.sizes() == weight.sizes(), "a gradient lies otherwise than its weight");
+    const int64_t rows = weight.size(0), start = column;
+    at::parallel_for(0, blocks(rows), 1, [&](int64_t begin, int64_t end) {
+      const quarry::ReleaseUnit unit;
+      for (int64_t row = begin * block; row < std::min(rows, end * block); row += block)
+        quarry::add_weight_gradient(
+            elements<E>(dy) + start + row, out, tokens, std::min(block, rows - row),
+            elements<E>(packed), in, elements<float>(grad) + row * in);
+    });
+  }
+}
+
 }  // namespace
 
-void add_linear_gradients(const std::vector<Tensor>& leaves, const Tensor& dy, const Tensor& x) {
+void add_linear_gradients(const std::vector<Tensor>& leaves, const Tensor& dy, const Tensor& input) {
+  const Tensor x = input.contiguous();
   const bool whole = dy.scalar_type() == at::kFloat;
-  const Tensor dw = whole ? Tensor() : at::mm(dy.t(), x);
   const Tensor db = whole ? column_sums<float>(dy) : column_sums<quarry::Bf16>(dy);
+  std::vector<Part> parts;
   int64_t first = 0;
   for (size_t i = 0; i < leaves.size(); i += 2) {
     const Tensor &weight = leaves[i], &bias = leaves[i + 1];
     const int64_t rows = weight.size(0);
-    if (weight.requires_grad() && whole) {
-      Tensor& grad = weight.mutable_grad();
-      const Tensor slopes = dy.narrow(1, first, rows).t();
-      grad.defined() ? void(grad.addmm_(slopes, x)) : void(grad = at::mm(slopes, x));
-    } else if (weight.requires_grad()) {
-      add_gradient(weight, dw.narrow(0, first, rows));
-    }
+    if (weight.requires_grad()) parts.push_back({weight, first});
     if (bias.requires_grad()) add_gradient(bias, db.narrow(0, first, rows));
     first += rows;
   }
+  if (parts.empty()) return;
+  whole ? add_weight_gradients<float>(parts, dy, x) : add_weight_gradients<quarry::Bf16>(parts, dy, x);
 }
 
 namespace {

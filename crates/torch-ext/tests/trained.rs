@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use quarry_torch_ext::{
-    Activation, EmbeddingTables, TrainedLinear, trained_embeddings, trained_feed_forward,
+    Activation, EmbeddingTables, TrainedLinear, set_num_threads, trained_embeddings,
+    trained_feed_forward,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -125,6 +126,40 @@ fn a_feed_forward_branch_trains_as_its_three_operations_do() {
                     &label(&place.to_string()),
                 );
             }
+        }
+    }
+}
+
+/// dYᵀ X in double precision, of what the layer read: nothing is rounded to bf16 on its way into
+/// the gradient, which 2⁻⁹ would show.
+#[test]
+fn a_weights_gradient_adds_up_exactly_over_any_number_of_tokens() {
+    tch::manual_seed(8);
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for (tokens, inputs, out) in [(1, 16, 70), (17, 100, 130), (1100, 130, 72)] {
+            let (weight, bias) = (leaf(&[out, inputs]), leaf(&[out]));
+            let Ok(layer) = TrainedLinear::new(&[(&weight, &bias)], kind, tokens) else {
+                eprintln!("skipped: this processor has no {kind:?} products");
+                continue;
+            };
+            let [x, dy] = [inputs, out].map(|n| Tensor::randn([tokens, n], FLOAT).to_kind(kind));
+            let mut once = Tensor::new();
+            for threads in [1, 2] {
+                set_num_threads(threads).unwrap();
+                let mut weight = weight.shallow_clone();
+                weight.zero_grad();
+                (layer.forward(&x).unwrap() * &dy).sum(kind).backward();
+                let found = weight.grad().copy();
+                let double = |t: &Tensor| t.to_kind(Kind::Double);
+                let exact = double(&dy).transpose(0, 1).matmul(&double(&x));
+                let label = format!("{kind:?} {tokens} {inputs} {out}");
+                assert_near(&found, &exact, 1e-6, &label);
+                if threads == 2 {
+                    assert!(found == once, "{label}: threads");
+                }
+                once = found;
+            }
+            set_num_threads(1).unwrap();
         }
     }
 }
