@@ -6,17 +6,20 @@ import shutil
 
 
 def cut(data, passages, to):
-    """Writes `passages` evenly spaced passages of the BEIR folder `data` to `to`, with
-    the questions that have a positive among them: for suites that would take an hour."""
+    """Writes what the negatives of a refresh come from: `passages` evenly spaced passages of
+    the BEIR folder `data`, 0 for all, and the training questions that have a positive among
+    them. Of the other splits, of which Quarry scores dev at each refresh and its peer none, one
+    question is left."""
     corpus = lines_of(data, "corpus")
-    passages = min(passages, len(corpus))
+    passages = min(passages or len(corpus), len(corpus))
     corpus = [corpus[i * len(corpus) // passages] for i in range(passages)]
     kept = {json.loads(line)["_id"] for line in corpus}
     qrels = {
         name: (header, [row for row in rows if row.split("\t")[1] in kept])
         for name, (header, rows) in judged(data).items()
     }
-    return write(data, to, corpus, qrels)
+    asked = {name: (header, rows if name == "train" else rows[:1]) for name, (header, rows) in qrels.items()}
+    return write(data, to, corpus, asked)
 
 
 def pairs(data, to):

@@ -30,8 +30,13 @@ SUITES = {
         ],
     ),
     "refresh": (
-        ["quarry:bf16", "refresh:f32", "refresh:bf16"],
-        [("quarry:bf16", "refresh:f32", 3.0), ("quarry:bf16", "refresh:bf16", None)],
+        # The second with two workers on the same threads.
+        ["quarry:bf16", "quarry:bf16:2", "refresh:f32", "refresh:bf16"],
+        [
+            ("quarry:bf16", "refresh:f32", 3.0),
+            ("quarry:bf16:2", "refresh:f32", 3.0),
+            ("quarry:bf16", "refresh:bf16", None),
+        ],
     ),
     # The pace is of no interest here: --steps, and what a model knows after them.
     "curve": (["quarry:bf16", "train:bf16"], []),
@@ -109,7 +114,8 @@ def measure(args, suite):
             figure, unit = pace(suite, contender, result)
             print(f"round {turn + 1} {suite:8} {contender:16} {figure:9.1f} {unit}", file=sys.stderr)
             if "encoding" in result:
-                result["encoder_share"] = result["encoding"] / result["seconds"]
+                workers = result.get("workers", 1)
+                result["encoder_share"] = result["encoding"] / result["seconds"] / workers
             if "idle" in result:
                 result["idle_share"] = result["idle"] / result["seconds"]
             if suite == "curve":
@@ -320,7 +326,7 @@ def main():
 
 def part_of(args, suite, whole):
     """The collection that a suite's contenders read."""
-    if suite == "refresh" and args.passages:
+    if suite == "refresh":
         return cut(whole, args.passages, args.work / "part")
     if suite in ("train", "asynchrony"):
         return pairs(whole, args.work / "pairs")

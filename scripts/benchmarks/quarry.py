@@ -38,9 +38,12 @@ def encode(args, dtype):
     return json.loads(printed)
 
 
-def refresh(args, dtype):
-    """Generation 1, mined with the untouched model by one inferencer; no trainer runs.
-    From opened to published: the collection was tokenised once, by `quarry prepare`."""
+def refresh(args, form):
+    """Generation 1, mined with the untouched model by one inferencer, or by as many as `form`
+    says behind its dtype, which share the threads; no trainer runs. From opened to published:
+    the collection was tokenised once, by `quarry prepare`."""
+    dtype, _, workers = form.partition(":")
+    workers = int(workers or 1)
     store = args.work / "refresh"
     shutil.rmtree(store, ignore_errors=True)
     log = args.work / "refresh.log"
@@ -57,31 +60,43 @@ def refresh(args, dtype):
         [BIN / "quarry-coordinator", "--store", store, "--port-file", port],
         stderr=open(args.work / "coordinator.log", "w", encoding="utf-8"),
     )
-    inferencer = None
+    logs = [args.work / f"inferencer-{i}.log" for i in range(workers)]
+    fleet = []
     try:
         while not port.exists():
             alive(coordinator, args.work)
             time.sleep(0.1)
         url = f"http://{port.read_text().strip()}"
-        inferencer = subprocess.Popen(
-            [
-                BIN / "quarry-inferencer", "--coordinator", url, "--store", store,
-                "--threads", str(args.threads), "--cache", store / "cache", "--log-json",
-            ],
-            stderr=open(args.work / "inferencer.log", "w", encoding="utf-8"),
-        )  # fmt: skip
-        generation = dense_generation(url, args.work, inferencer)
+        for worker, log in enumerate(logs):
+            fleet.append(inferencer(args, url, store, worker, args.threads // workers, log))
+        generation = dense_generation(url, args.work, fleet)
     finally:
-        for child in (inferencer, coordinator):
-            if child:
-                child.terminate()
-                child.wait()
-    encoding = encoding_seconds(args.work / "inferencer.log")
-    return {"seconds": generation["seconds"], "encoding": encoding, "prepare": prepare, "texts": 1}
+        for child in (*fleet, coordinator):
+            child.terminate()
+            child.wait()
+    encoding = sum(encoding_seconds(log) for log in logs)
+    return {
+        "seconds": generation["seconds"],
+        "encoding": encoding,
+        "workers": workers,
+        "prepare": prepare,
+        "texts": 1,
+    }
+
+
+def inferencer(args, url, store, worker, threads, log):
+    return subprocess.Popen(
+        [
+            BIN / "quarry-inferencer", "--coordinator", url, "--store", store,
+            "--threads", str(threads), "--cache", store / f"cache-{worker}",
+            "--log-json",
+        ],
+        stderr=open(log, "w", encoding="utf-8"),
+    )  # fmt: skip
 
 
 def encoding_seconds(log):
-    """Of the tasks that run the encoder, by the log of the only inferencer."""
+    """Of the tasks that run the encoder, by the log of an inferencer."""
     total = 0.0
     for line in open(log, encoding="utf-8"):
         record = json.loads(line)
@@ -96,10 +111,11 @@ def alive(child, work):
         raise SystemExit(f"bench: {child.args[0]} has ended, see the logs in {work}")
 
 
-def dense_generation(url, work, inferencer):
+def dense_generation(url, work, fleet):
     """The first generation mined with a model, once it is published."""
     while True:
-        alive(inferencer, work)
+        for inferencer in fleet:
+            alive(inferencer, work)
         _, printed = timed(
             [BIN / "quarry", "generations", "--coordinator", url, "--json"], work / "wait.log"
         )

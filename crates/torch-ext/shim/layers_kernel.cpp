@@ -12,9 +12,9 @@ namespace quarry {
 namespace {
 
 // Rows that go through the products of a branch together.
-constexpr int64_t ROWS = 64;
+constexpr int64_t ROWS = 192;
 // Numbers of a row that the last product of a branch sums up at a time.
-constexpr int64_t DEPTH = 384;
+constexpr int64_t DEPTH = 192;
 
 // GELU as exact as E shows.
 QUARRY_INLINE Floats by_error_function_of(Floats x, float) { return by_error_function<float>(x).value; }
