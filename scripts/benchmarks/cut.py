@@ -18,8 +18,11 @@ def cut(data, passages, to):
         name: (header, [row for row in rows if row.split("\t")[1] in kept])
         for name, (header, rows) in judged(data).items()
     }
-    asked = {name: (header, rows if name == "train" else rows[:1]) for name, (header, rows) in qrels.items()}
-    return write(data, to, corpus, asked)
+    for name, (header, rows) in qrels.items():
+        if name != "train":
+            positive = [row for row in rows if int(row.split("\t")[2]) > 0]
+            qrels[name] = (header, positive[:1])
+    return write(data, to, corpus, qrels)
 
 
 def pairs(data, to):

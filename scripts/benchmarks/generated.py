@@ -93,6 +93,8 @@ def main():
     parser.add_argument("--runs", type=int, nargs=2, default=SHORT, metavar=("LEAST", "MOST"))
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if not 3 <= args.runs[0] <= args.runs[1]:
+        parser.error("--runs are LEAST and MOST, of which LEAST is 3 or more")
     write(args.folder, args.passages, args.questions, args.seed, args.runs)
 
 

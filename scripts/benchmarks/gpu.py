@@ -66,8 +66,12 @@ BESIDE = (
 
 def card(args):
     """The GPU's name. Refuses a machine without one, and sets Quarry's programs up for it."""
-    if importlib.util.find_spec("torch") is None:
-        raise SystemExit(f"bench: {sys.executable} has no torch: let PYTHON name a Python that has torch {TORCH}")
+    needed = ("torch", "numpy", "safetensors", "tokenizers")
+    if missing := [package for package in needed if importlib.util.find_spec(package) is None]:
+        raise SystemExit(
+            f"bench: {sys.executable} has no {', '.join(missing)}: let PYTHON name a Python that has torch"
+            f" {TORCH} and the packages of scripts/bench"
+        )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     os.environ |= {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     found = main.peer(args, "about")

@@ -300,6 +300,8 @@ def main():
         parser.error(f"unknown suite {', '.join(sorted(unknown))}: choose from {', '.join(suites)} (gpu and size come first and alone)")
     wanted = args.suites or suites
     rounds, steps = args.rounds, args.steps
+    if "refresh" in wanted and args.threads % 2:
+        parser.error("--threads of refresh is even: two workers share them")
     if not 0 < args.warmup < (steps or 12):
         parser.error("--warmup is at least 1 and less than --steps")
     if set(wanted) & set(SUITES):

@@ -241,6 +241,21 @@ fn dropout_follows_the_seed_and_is_off_without_it() {
 }
 
 #[test]
+fn a_frozen_encoder_refuses_dropout() {
+    let batch = expected("bert").batch();
+    let model = load("bert", Pooling::Mean);
+    let embed = |hidden, attention| {
+        let dropout = Some(Dropout { hidden, attention });
+        model.query().embed(&batch, dropout)
+    };
+    for (hidden, attention) in [(0.1, 0.0), (0.0, 1e-9)] {
+        let reason = embed(hidden, attention).unwrap_err().to_string();
+        assert!(reason.contains("trainable"), "{reason}");
+    }
+    assert!(embed(0.0, 0.0).is_ok());
+}
+
+#[test]
 fn gradients_flow_through_every_dropout() {
     let _alone = generator();
     let expected = expected("bert");

@@ -47,8 +47,9 @@ class Scratch {
  public:
   explicit Scratch(int64_t bytes) {
     if (depth() == kept().size()) kept().emplace_back();
-    std::vector<char>& buffer = kept()[depth()++];
+    std::vector<char>& buffer = kept()[depth()];
     if (static_cast<int64_t>(buffer.size()) < bytes + 64) buffer.resize(bytes + 64);
+    ++depth();
     const auto start = reinterpret_cast<uintptr_t>(buffer.data());
     next_ = reinterpret_cast<char*>((start + 63) / 64 * 64);
   }

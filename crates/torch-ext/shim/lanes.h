@@ -57,7 +57,8 @@ QUARRY_INLINE void store(Floats x, Bf16* to) {
   memcpy(to, &y, sizeof y);
 }
 
-// Rounds what the next product reads, and nobody else: half a unit goes up.
+// Rounds what the next product reads, and nobody else: half a unit goes up. What is no number
+// stays none if it came from one in bf16, whose low bits are zero, or from arithmetic.
 QUARRY_INLINE void store_near(Floats x, float* to) { store(x, to); }
 
 QUARRY_INLINE void store_near(Floats x, Bf16* to) {

@@ -11,6 +11,12 @@ using Word = uint32_t;
 
 using Eight = Word __attribute__((vector_size(8 * sizeof(Word))));
 
+#ifdef __clang__
+#define QUARRY_SHUFFLE(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+#define QUARRY_SHUFFLE(x, y, ...) __builtin_shuffle(x, y, Eight{__VA_ARGS__})
+#endif
+
 QUARRY_INLINE Eight eight_of(const char* from) {
   Eight x;
   memcpy(&x, from, sizeof x);
@@ -20,32 +26,24 @@ QUARRY_INLINE Eight eight_of(const char* from) {
 // Eight rows of eight words, `stride` bytes apart, as columns: rows of `to` are `to_stride` words
 // apart. Neighbours are exchanged first, then pairs of them, then halves.
 QUARRY_INLINE void transpose_eight(const char* from, int64_t stride, Word* to, int64_t to_stride) {
-#define LOW(x, y) __builtin_shuffle(x, y, Eight{0, 8, 1, 9, 4, 12, 5, 13})
-#define HIGH(x, y) __builtin_shuffle(x, y, Eight{2, 10, 3, 11, 6, 14, 7, 15})
-#define LOW_PAIRS(x, y) __builtin_shuffle(x, y, Eight{0, 1, 8, 9, 4, 5, 12, 13})
-#define HIGH_PAIRS(x, y) __builtin_shuffle(x, y, Eight{2, 3, 10, 11, 6, 7, 14, 15})
   Eight pairs[8], fours[8];
   for (int i = 0; i < 8; i += 2) {
     const Eight x = eight_of(from + i * stride), y = eight_of(from + (i + 1) * stride);
-    pairs[i] = LOW(x, y);
-    pairs[i + 1] = HIGH(x, y);
+    pairs[i] = QUARRY_SHUFFLE(x, y, 0, 8, 1, 9, 4, 12, 5, 13);
+    pairs[i + 1] = QUARRY_SHUFFLE(x, y, 2, 10, 3, 11, 6, 14, 7, 15);
   }
-  for (int i = 0; i < 8; i += 4) {
-    fours[i] = LOW_PAIRS(pairs[i], pairs[i + 2]);
-    fours[i + 1] = HIGH_PAIRS(pairs[i], pairs[i + 2]);
-    fours[i + 2] = LOW_PAIRS(pairs[i + 1], pairs[i + 3]);
-    fours[i + 3] = HIGH_PAIRS(pairs[i + 1], pairs[i + 3]);
-  }
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      const Eight x = pairs[i + j], y = pairs[i + j + 2];
+      fours[i + 2 * j] = QUARRY_SHUFFLE(x, y, 0, 1, 8, 9, 4, 5, 12, 13);
+      fours[i + 2 * j + 1] = QUARRY_SHUFFLE(x, y, 2, 3, 10, 11, 6, 7, 14, 15);
+    }
   for (int i = 0; i < 4; ++i) {
-    const Eight first = __builtin_shuffle(fours[i], fours[i + 4], Eight{0, 1, 2, 3, 8, 9, 10, 11});
-    const Eight last = __builtin_shuffle(fours[i], fours[i + 4], Eight{4, 5, 6, 7, 12, 13, 14, 15});
+    const Eight first = QUARRY_SHUFFLE(fours[i], fours[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    const Eight last = QUARRY_SHUFFLE(fours[i], fours[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
     memcpy(to + i * to_stride, &first, sizeof first);
     memcpy(to + (i + 4) * to_stride, &last, sizeof last);
   }
-#undef LOW
-#undef HIGH
-#undef LOW_PAIRS
-#undef HIGH_PAIRS
 }
 
 // to [words, filled] = X^T of rows of words. Sixteen rows of X at a time, as what they write

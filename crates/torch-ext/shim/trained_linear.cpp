@@ -17,6 +17,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <exception>
 
 using at::Tensor;
 
@@ -57,7 +58,7 @@ bool has_products() {
       const quarry::ReleaseUnit unit;
       quarry::product(n, n, n, zeros.data(), n, zeros.data(), sums.data(), false);
       return true;
-    } catch (const c10::Error&) {
+    } catch (const std::exception&) {  // Of libtorch, or of oneDNN beneath it.
       return false;
     }
   }();
@@ -82,6 +83,7 @@ void add_weight_gradients(const std::vector<Part>& parts, const Tensor& dy, cons
   for (const auto& [weight, column] : parts) {
     const Tensor& grad = gradient_of(weight);
     TORCH_CHECK(grad.is_contiguous() && grad.sizes() == weight.sizes(), "a gradient lies otherwise than its weight");
+    TORCH_CHECK(weight.size(1) == in && column + weight.size(0) <= out, "a weight has another shape than its layer");
     const int64_t rows = weight.size(0), start = column;
     at::parallel_for(0, blocks(rows), 1, [&](int64_t begin, int64_t end) {
       const quarry::ReleaseUnit unit;
@@ -97,6 +99,7 @@ void add_weight_gradients(const std::vector<Part>& parts, const Tensor& dy, cons
 
 void add_linear_gradients(const std::vector<Tensor>& leaves, const Tensor& dy, const Tensor& input) {
   const Tensor x = input.contiguous();
+  TORCH_CHECK(x.dim() == 2 && dy.dim() == 2 && x.size(0) == dy.size(0), "a trained layer's input is not [T, in]");
   const bool whole = dy.scalar_type() == at::kFloat;
   const Tensor db = whole ? column_sums<float>(dy) : column_sums<quarry::Bf16>(dy);
   std::vector<Part> parts;

@@ -1,6 +1,6 @@
 //! All layers of a transformer of the BERT family in inference, as one operation (f32 or
-//! bf16, CPU): a few sequences go through all of them before the next, so that what lies
-//! between two operations never leaves a core's caches.
+//! bf16, CPU): a few sequences go through a layer before the next ones do, so that what lies
+//! between two of its operations never leaves a core's caches.
 //!
 //! Owns the packed weights and the forward pass. Refuses training, other devices and widths
 //! that are no multiples of 16: callers keep single layers there.
@@ -105,6 +105,16 @@ impl PackedLayers {
     /// multiple of 16, or this processor has no such products (bf16 needs AVX-512 or
     /// better): keep single layers then.
     pub fn push(&mut self, layer: &LayerWeights<'_>) -> Result<(), Error> {
+        let whole = self.tensors.len();
+        let added = self.add(layer);
+        if added.is_err() {
+            // What was refused leaves nothing behind: the kernel counts on whole layers.
+            self.tensors.truncate(whole);
+        }
+        added
+    }
+
+    fn add(&mut self, layer: &LayerWeights<'_>) -> Result<(), Error> {
         let h = self.hidden;
         let inner = layer.inner.0.size().first().copied().unwrap_or(0);
         self.add_linear(layer.projections, [3 * h, h], h / self.heads)?;
@@ -160,14 +170,14 @@ impl PackedLayers {
     /// becomes does not depend on the number of threads.
     ///
     /// # Errors
-    /// When the input is not as above, the lengths do not add up to `T` or one is below 1,
-    /// or libtorch refuses.
+    /// When the input is not as above, there is no token, the lengths do not add up to `T` or
+    /// one is below 1, or libtorch refuses.
     pub fn forward(&self, x: &Tensor, lengths: &[i64]) -> Result<Tensor, Error> {
         self.check(x)?;
         check_lengths(FORWARD, lengths, x.size()[0])?;
         let tensors = ffi::raw_list(&self.tensors);
         let mut out = std::ptr::null_mut();
-        // SAFETY: kinds, shapes, layout and lengths were checked here and in `pack`, so that
+        // SAFETY: kinds, shapes, layout and lengths were checked here and in `push`, so that
         // the kernel stays inside the tensors, which live through the call; `out` is adopted
         // once, on success.
         unsafe {
@@ -222,7 +232,7 @@ pub(crate) fn check_lengths(
         1.. => sum.checked_add(length),
         _ => None,
     });
-    if sum == Some(tokens) {
+    if sum == Some(tokens) && tokens > 0 {
         return Ok(());
     }
     let reason = format!(

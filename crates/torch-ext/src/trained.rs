@@ -111,6 +111,7 @@ impl TrainedLinear {
     /// When the input is not `[T, in]` of that kind on the CPU, or libtorch refuses.
     pub fn forward(&self, input: &Tensor) -> Result<Tensor, Error> {
         self.forth.check(input)?;
+        check_rows(LINEAR, input)?;
         let (packed, bias) = self.forth.tensors();
         let bias = bias.ok_or_else(|| Error::argument(LINEAR, "there is no bias"))?;
         let leaves = ffi::raw_list(&self.leaves);
@@ -153,6 +154,7 @@ pub fn trained_feed_forward(
         _ => return refused("the activation is not GELU"),
     };
     inner.forth.check(input)?;
+    check_rows(FEED_FORWARD, input)?;
     let [(forth1, bias1), (forth2, bias2)] = [inner, outer].map(|layer| layer.forth.tensors());
     let (Some(bias1), Some(bias2)) = (bias1, bias2) else {
         return refused("there is no bias");
@@ -186,6 +188,17 @@ pub fn trained_feed_forward(
         );
         ffi::check(FEED_FORWARD, message)?;
         Ok(ffi::adopt(out))
+    }
+}
+
+/// Refuses an input that is not `[T, in]`: the backward pass takes its rows as tokens.
+fn check_rows(operation: &'static str, input: &Tensor) -> Result<(), Error> {
+    match input.dim() {
+        2 => Ok(()),
+        _ => {
+            let reason = format!("the input is {:?}, not [T, in]", input.size());
+            Err(Error::argument(operation, reason))
+        }
     }
 }
 

@@ -111,13 +111,15 @@ fn exact(layers: &[Layer], x: &Tensor, lengths: &[i64], heads: i64, gelu: &str) 
 #[test]
 fn layers_end_as_their_operations_do() {
     // Groups of one sequence and of many, a sequence longer than a group, rows that are no
-    // multiple of anything, heads narrower than a vector, widths above and below the kernels' blocks of 64 and 384.
-    let shapes: [(i64, i64, i64, &[i64]); 5] = [
+    // multiple of anything, heads narrower than a vector, widths above and below the kernels' blocks of 64 and 192.
+    let shapes: [(i64, i64, i64, &[i64]); 7] = [
         (16, 16, 1, &[1]),
         (32, 48, 4, &[5, 19]),
         (32, 48, 2, &[7, 3, 1]),
         (96, 400, 6, &[300, 131, 130, 66, 5, 5, 5, 2]),
         (128, 1040, 2, &[70, 61]),
+        (208, 224, 2, &[40, 23]),
+        (48, 48, 8, &[9, 8]),
     ];
     for (kind, most) in [(Kind::Float, 3e-6), (Kind::BFloat16, 0.03)] {
         for (h, inner, heads, lengths) in shapes {
@@ -211,7 +213,13 @@ fn what_a_kernel_could_not_take_is_refused() {
             "{lengths:?}"
         );
     }
-    assert!(layers.forward(&x.detach(), &[2, 3]).is_ok());
+    assert!(refused(&x.detach().narrow(0, 0, 0), &[]).contains("add up"));
+
+    // A layer that was refused leaves nothing behind.
+    let mut layers = layers;
+    let found = layers.forward(&x.detach(), &[2, 3]).unwrap();
+    assert!(layers.push(&bent.weights()).is_err());
+    assert!(layers.forward(&x.detach(), &[2, 3]).unwrap() == found);
 }
 
 /// What is no number stays none, in its own sequence.

@@ -43,10 +43,7 @@ impl Forward<'_> {
     /// Last hidden states `[T, h]` of embedded tokens `[T, h]`.
     pub fn layers(&self, embedded: &Tensor, runs: &[Run]) -> Result<Tensor, ModelError> {
         let layers = match &self.prepared.layers {
-            Layers::Packed(packed) => {
-                self.refuse_dropout()?;
-                return Ok(packed.forward(embedded, &lengths_of(runs))?);
-            }
+            Layers::Packed(packed) => return Ok(packed.forward(embedded, &lengths_of(runs))?),
             Layers::Single(layers) => layers,
         };
         let mut x = embedded.shallow_clone();
@@ -108,15 +105,6 @@ impl Forward<'_> {
     ) -> Result<Tensor, ModelError> {
         let y = feed_forward(x, &layer.inner, &layer.outer, self.config.activation)?;
         self.residual(x, y, &layer.norm, self.hidden_dropout(), seed)
-    }
-
-    fn refuse_dropout(&self) -> Result<(), ModelError> {
-        match self.dropout {
-            Some(d) if d.hidden > 0.0 || d.attention > 0.0 => Err(ModelError::Batch(
-                "dropout needs a trainable encoder; load it so".to_owned(),
-            )),
-            _ => Ok(()),
-        }
     }
 
     fn hidden_dropout(&self) -> f64 {

@@ -9,8 +9,9 @@
 //! gradient of the layers' weights for each thread but the first.
 
 use super::Dropout;
+use super::apart::Apart;
 use super::pass::{Entered, Pass, Plan};
-use super::prepared::{Apart, Prepared};
+use super::prepared::Prepared;
 use crate::error::ModelError;
 use crate::packed::PackedBatch;
 use quarry_torch_ext::share_the_first_arena;

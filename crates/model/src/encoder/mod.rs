@@ -3,6 +3,7 @@
 //! Owns precision and the choice of compute copies; the maths of a block is in
 //! `block`, of a vector from token states in `pooling`, the cut into batches in `encode`.
 
+mod apart;
 mod block;
 mod dropout;
 mod encode;
@@ -180,13 +181,18 @@ impl Encoder {
     ///
     /// # Errors
     /// An empty batch, an id outside the vocabulary, a sequence longer than the
-    /// position table, or a refusal by libtorch.
+    /// position table, dropout of a frozen encoder, or a refusal by libtorch.
     pub fn embed(
         &self,
         batch: &PackedBatch,
         dropout: Option<Dropout>,
     ) -> Result<Tensor, ModelError> {
         pass::check(batch, self.config())?;
+        let drops = dropout.is_some_and(|d| d.hidden > 0.0 || d.attention > 0.0);
+        if drops && !self.setting.trainable {
+            let reason = "dropout needs a trainable encoder; load it so".to_owned();
+            return Err(ModelError::Batch(reason));
+        }
         let prepared = match &self.frozen {
             Some(prepared) => prepared,
             None => &self.prepare(Lanes::SINGLE)?,

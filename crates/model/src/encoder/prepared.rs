@@ -2,13 +2,14 @@
 //! three attention projections joined. What is trainable passes its gradients on to the
 //! masters.
 
+use super::apart::Apart;
 use super::lanes::Lanes;
 use super::linear::{Linear, fused, joined};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::weights::Weights;
 use quarry_torch_ext::{Error, LayerForm, LayerWeights, PackedLayers};
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// LayerNorm's scale and shift, `[h]` each.
 pub(super) struct Norm {
@@ -22,62 +23,6 @@ impl Norm {
             weight: self.weight.shallow_clone(),
             bias: self.bias.shallow_clone(),
         }
-    }
-}
-
-/// A leaf of another thread beside its master: the same memory, a gradient of its own.
-pub(super) struct Apart {
-    master: Tensor,
-    leaf: Tensor,
-}
-
-impl Apart {
-    fn of(master: &Tensor) -> Result<Self, TchError> {
-        let leaf = master
-            .f_detach()?
-            .f_set_requires_grad(master.requires_grad())?;
-        Ok(Self {
-            master: master.shallow_clone(),
-            leaf,
-        })
-    }
-
-    /// Adds what the leaf has collected to the master's gradient.
-    pub fn join(self) -> Result<(), ModelError> {
-        let (part, mut whole) = (self.leaf.f_grad()?, self.master.f_grad()?);
-        if !part.defined() {
-            return Ok(());
-        }
-        if !whole.defined() {
-            let reason = "one thread has a gradient for a weight that has none".to_owned();
-            return Err(ModelError::Batch(reason));
-        }
-        let _ = whole.f_add_(&part)?;
-        Ok(())
-    }
-}
-
-impl Norm {
-    fn apart(&self, leaves: &mut Vec<Apart>) -> Result<Self, TchError> {
-        let pair = [Apart::of(&self.weight)?, Apart::of(&self.bias)?];
-        let [weight, bias] = pair.each_ref().map(|apart| apart.leaf.shallow_clone());
-        leaves.extend(pair);
-        Ok(Self { weight, bias })
-    }
-}
-
-impl Linear {
-    /// `None` for a layer whose gradients only autograd can collect.
-    fn apart(&self, leaves: &mut Vec<Apart>) -> Result<Option<Self>, ModelError> {
-        let Self::Trained(layer) = self else {
-            return Ok(None);
-        };
-        let pairs = layer.leaves().iter().map(Apart::of);
-        let pairs: Vec<Apart> = pairs.collect::<Result<_, _>>()?;
-        let own = pairs.iter().map(|apart| apart.leaf.shallow_clone());
-        let layer = layer.shallow_clone().collecting_in(own.collect())?;
-        leaves.extend(pairs);
-        Ok(Some(Self::Trained(layer)))
     }
 }
 
