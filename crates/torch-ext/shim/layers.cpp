@@ -18,7 +18,7 @@ namespace {
 using at::Tensor;
 using quarry::Bf16;
 
-// Tokens that go through the layers together: in bf16 their states, and what is made of them, fit
+// Tokens that go through a layer together: in bf16 their states, and what is made of them, fit
 // half of a second cache of 1 MiB. A longer sequence goes alone.
 constexpr int64_t GROUP = 256;
 // Tensors of a layer, in the order of quarry::Layer: weights and biases, norms' weights and biases.
