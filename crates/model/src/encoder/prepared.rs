@@ -8,7 +8,7 @@ use super::linear::{Linear, fused, joined};
 use crate::config::Config;
 use crate::error::ModelError;
 use crate::weights::Weights;
-use quarry_torch_ext::{Error, LayerForm, LayerWeights, PackedLayers};
+use quarry_torch_ext::{LayerForm, LayerWeights, PackedLayers};
 use tch::{Device, Kind, Tensor};
 
 /// LayerNorm's scale and shift, `[h]` each.
@@ -121,10 +121,7 @@ impl Prepared {
                 .shallow_clone(),
             token_type: token_type.map(Tensor::shallow_clone),
             norm: source.norm("embeddings.LayerNorm")?,
-            layers: match source.packed()? {
-                Some(packed) => Layers::Packed(packed),
-                None => Layers::Single(source.single(lanes)?),
-            },
+            layers: source.layers(lanes)?,
         })
     }
 
@@ -239,34 +236,32 @@ impl Source<'_> {
         })
     }
 
-    /// Of frozen weights on a CPU, if its kernels take them.
-    fn packed(&self) -> Result<Option<PackedLayers>, ModelError> {
-        if !(self.frozen && self.on_cpu) {
-            return Ok(None);
+    /// Packed, of frozen weights on a CPU, if its kernels take them.
+    fn layers(&self, lanes: Lanes) -> Result<Layers, ModelError> {
+        if self.frozen && self.on_cpu {
+            match self.packed() {
+                Ok(packed) => return Ok(Layers::Packed(packed)),
+                // What else is wrong with the weights, single layers meet again.
+                Err(error) => tracing::debug!(%error, "layers run one operation at a time"),
+            }
         }
+        Ok(Layers::Single(self.single(lanes)?))
+    }
+
+    fn packed(&self) -> Result<PackedLayers, ModelError> {
         let form = LayerForm {
             heads: self.config.heads,
             activation: fused(self.config.activation),
             epsilon: self.config.layer_norm_eps,
         };
-        let mut packed = PackedLayers::new(self.config.hidden_size, self.kind, form);
+        let mut packed = PackedLayers::new(self.config.hidden_size, self.kind, form)?;
         for index in 0..self.config.layers {
-            if let Ok(layers) = &mut packed {
-                let pushed = self.push(layers, &Names::of(index))?;
-                packed = pushed.and(packed);
-            }
+            self.push(&mut packed, &Names::of(index))?;
         }
-        Ok(packed
-            .inspect_err(|error| tracing::debug!(%error, "layers run one operation at a time"))
-            .ok())
+        Ok(packed)
     }
 
-    /// The kernels' refusal is inside.
-    fn push(
-        &self,
-        layers: &mut PackedLayers,
-        names: &Names,
-    ) -> Result<Result<(), Error>, ModelError> {
+    fn push(&self, layers: &mut PackedLayers, names: &Names) -> Result<(), ModelError> {
         let projections = self.compute_copy(&names.projections)?;
         let one = |path: &String| self.compute_copy(std::slice::from_ref(path));
         let (output, inner, outer) = (one(&names.output)?, one(&names.inner)?, one(&names.outer)?);
@@ -281,7 +276,7 @@ impl Source<'_> {
             inner,
             outer,
             norm,
-        }))
+        })?)
     }
 
     /// The weights of `paths`, one after the other, in the kind of the products, and their
