@@ -12,7 +12,7 @@ namespace quarry {
 namespace {
 
 // Rows that go through the products of a branch together.
-constexpr int64_t ROWS = 192;
+constexpr int64_t ROWS = 256;
 // Numbers of a row that the last product of a branch sums up at a time.
 constexpr int64_t DEPTH = 192;
 
