@@ -34,6 +34,7 @@ import quarry
 import size
 import stub
 from card import Card
+from goals import verdict
 
 # Contenders, and the least share of the peak that Quarry's useful FLOP/s may be.
 SUITES = {
@@ -281,7 +282,7 @@ def show(suite, report, name):
                 print(f"  {'':18}{line}  {words}")
     for row in report["rows"]:
         line = "  ".join(f"{value:6.3f}" for value in row["values"])
-        goal = main.verdict(row["values"], row["goal"], row["at_most"]) if row["goal"] else ""
+        goal = verdict(row["values"], row["goal"], row["at_most"]) if row["goal"] else ""
         print(f"  {row['words']:62}{line}   {goal}".rstrip())
     for contender in SUITES[suite][0]:
         if contender not in report["results"]:

@@ -128,35 +128,27 @@ def dense_generation(url, work, fleet):
 
 def train(args, dtype):
     """Steps of a run whose fleet has nothing to do once generation 0 is there."""
-    return steps_of(args, {
+    found = steps_of(args, {
         "train.precision": f'"{dtype}"',
         "train.checkpoint_every": 1000,
         "refresh.when": '"never"',
         "fleet.trainer_threads": args.threads,
-    })  # fmt: skip
+    }, Trainer(args.work / "train"))  # fmt: skip
+    steps = found.pop("steps")
+    counted = steps[args.warmup :]
+    return {
+        **found,
+        "seconds": sum(step["step_ms"] for step in counted) / 1000,
+        "texts": 32 * len(counted),
+        "idle": sum(step["idle_ms"] for step in counted) / 1000,
+        "losses": [step["loss"] for step in steps],
+    }
 
 
-def asynchrony(args, fleet):
-    """The same steps with a fleet on a core of its own: `alone` it is idle, `refreshing`
-    it is busy from the first step to the last, and as a `neighbour` a loop that adds
-    numbers and touches no memory has that core, which shows what the machine takes for
-    any work there. All write a checkpoint every third step."""
-    loop = ["taskset", "-c", "1", sys.executable, "-c", "x = 0\nwhile True: x += 1"]
-    neighbour = subprocess.Popen(loop) if fleet == "neighbour" else None
-    try:
-        return steps_of(args, {
-            "train.checkpoint_every": 3,
-            "refresh.when": '"idle"' if fleet == "refreshing" else '"never"',
-            "fleet.trainer_threads": 1,
-        }, cores=(0, 1))  # fmt: skip
-    finally:
-        if neighbour:
-            neighbour.kill()
-            neighbour.wait()
-
-
-def steps_of(args, settings, cores=None):
-    store = args.work / "train"
+def steps_of(args, settings, watch):
+    """A run of `--steps` steps in the folder that `watch` follows: its lines of losses, the
+    trainer's peak memory, and its slowest swap."""
+    store = watch.store
     shutil.rmtree(store, ignore_errors=True)
     settings = {
         "seed": args.seed,
@@ -174,21 +166,12 @@ def steps_of(args, settings, cores=None):
     ]  # fmt: skip
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
-    watch = Trainer(store, cores)
     watch.start()
     timed(command, args.work / "train.log")
     watch.done.set()
     watch.join()
-    steps = [json.loads(line) for line in open(store / "losses.jsonl", encoding="utf-8")]
-    counted = steps[args.warmup :]
-    found = {
-        "seconds": sum(step["step_ms"] for step in counted) / 1000,
-        "texts": 32 * len(counted),
-        "idle": sum(step["idle_ms"] for step in counted) / 1000,
-        "peak_mib": watch.peak_mib,
-        "losses": [step["loss"] for step in steps],
-        "generations": len({step["generation"] for step in steps}),
-    }
+    lines = open(store / "losses.jsonl", encoding="utf-8")
+    found = {"steps": [json.loads(line) for line in lines], "peak_mib": watch.peak_mib}
     trainer = (store / "logs" / "trainer.log").read_text(encoding="utf-8")
     if swaps := [float(ms) for ms in re.findall(r"switched negatives.* swap_ms=([\d.]+)", trainer)]:
         found["slowest_swap_ms"] = max(swaps)
@@ -196,33 +179,29 @@ def steps_of(args, settings, cores=None):
 
 
 class Trainer(threading.Thread):
-    """Follows the trainer of a run: its peak memory, and the cores it may use, if the
-    trainer is to have the first of `cores` and the other programs the second."""
+    """Follows the trainer of a run: its peak memory."""
 
-    def __init__(self, store, cores):
+    def __init__(self, store, every=0.2):
         super().__init__(daemon=True)
-        self.store, self.cores = str(store), cores
-        self.done, self.peak_mib, self.pinned = threading.Event(), 0.0, set()
+        self.store, self.every, self.done, self.peak_mib = store, every, threading.Event(), 0.0
 
     def run(self):
-        while not self.done.wait(0.2):
-            for process in Path("/proc").glob("[0-9]*"):
-                try:
-                    self.look(process)
-                except OSError:
-                    continue  # It has ended.
+        while not self.done.wait(self.every):
+            self.round()
 
-    def look(self, process):
-        command = (process / "cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
-        if not any(self.store in part for part in command):
-            return
-        trainer = Path(command[0]).name == "quarry-trainer"
-        if self.cores:
-            for thread in (process / "task").iterdir():
-                if thread.name not in self.pinned:
-                    os.sched_setaffinity(int(thread.name), {self.cores[0 if trainer else 1]})
-                    self.pinned.add(thread.name)
-        if trainer:
+    def round(self):
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (process / "cmdline").read_text(encoding="utf-8", errors="replace")
+                command = words.split("\0")
+                if any(str(self.store) in part for part in command):
+                    self.look(process, command)
+            except OSError:
+                continue  # It has ended.
+
+    def look(self, process, command):
+        """At a program of the run."""
+        if Path(command[0]).name == "quarry-trainer":
             status = (process / "status").read_text(encoding="utf-8")
             peak = re.search(r"VmHWM:\s+(\d+) kB", status)
             self.peak_mib = max(self.peak_mib, int(peak[1]) / 1024 if peak else 0)
