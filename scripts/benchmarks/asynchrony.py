@@ -6,6 +6,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import quarry
@@ -23,8 +24,6 @@ LOOP = [sys.executable, "-c", "x = 0\nwhile True: x += 1"]
 
 def measure(args):
     """Rounds of one run each, and what all of them say."""
-    if args.steps < args.warmup + len(STATES) * TURN:
-        raise SystemExit(f"bench: --steps of asynchrony leaves no {TURN} for each state behind --warmup")
     rounds = []
     for turn in range(args.rounds):
         rounds.append(run(args, turn))
@@ -39,8 +38,12 @@ def run(args, turn):
     rounds have the same batches, and each begins with another state: after three every batch
     was a step in every state."""
     watch = Turns(args.work / "train", range(args.warmup, args.steps), first=turn)
-    threads = {"fleet.trainer_threads": 1, "fleet.worker_threads": 1, "fleet.lease_seconds": 3600}
-    settings = {"train.checkpoint_every": TURN, "refresh.when": '"idle"', **threads}
+    settings = {
+        "train.checkpoint_every": TURN,
+        "refresh.when": '"idle"',
+        "fleet.trainer_threads": 1,
+        "fleet.lease_seconds": 3600,  # A stopped worker sends no heartbeat and keeps its task.
+    }
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {1})  # This program too: it looks around ten times a second.
     try:
@@ -61,6 +64,7 @@ def run(args, turn):
         "idle_share": sum(step["idle_ms"] for step in counted) / sum(step["step_ms"] for step in counted),
         "generations": len({step["generation"] for step in found["steps"]}),
         "slowest_swap_ms": found["slowest_swap_ms"],
+        "fleet": watch.fleet_shares(),
     }
 
 
@@ -70,8 +74,11 @@ class Turns(quarry.Trainer):
 
     def __init__(self, store, timed, first):
         super().__init__(store, every=0.1)
-        self.losses, self.timed, self.first = Path(store) / "losses.jsonl", timed, first
+        self.losses, self.timed, self.first = store / "losses.jsonl", timed, first
         self.pinned, self.fleet, self.now = set(), set(), "refreshing"
+        # Of each state: seconds, and processor seconds of the fleet.
+        self.spent = {state: [0.0, 0.0] for state in STATES}
+        self.since = None
         self.loop = subprocess.Popen(["taskset", "-c", "1", *LOOP])
         self.loop.send_signal(signal.SIGSTOP)
 
@@ -94,19 +101,34 @@ class Turns(quarry.Trainer):
             if thread.name not in self.pinned:
                 os.sched_setaffinity(int(thread.name), {0 if trains else 1})
                 self.pinned.add(thread.name)
-        if Path(command[0]).name == "quarry-inferencer":
-            self.fleet.add(int(process.name))
+        worker = int(process.name)
+        if Path(command[0]).name == "quarry-inferencer" and worker not in self.fleet:
+            self.fleet.add(worker)
+            tell({worker}, self.now == "refreshing")
 
     def turn_to(self, state):
         if state == self.now:
             return
-        self.now = state
+        now = (time.perf_counter(), sum(map(seconds_of, self.fleet)))
+        if self.since:
+            spent = self.spent[self.now]
+            self.spent[self.now] = [a + b - c for a, b, c in zip(spent, now, self.since)]
+        self.now, self.since = state, now
         tell({self.loop.pid}, state == "neighbour")
         tell(self.fleet, state == "refreshing")
+
+    def fleet_shares(self):
+        """Of the second core, which the fleet had in each state."""
+        shares = {state: worked / seconds for state, (seconds, worked) in self.spent.items()}
+        if shares["refreshing"] < 0.5 or max(shares["alone"], shares["neighbour"]) > 0.05:
+            raise SystemExit(f"bench: the fleet did not work in its turns alone: {shares}")
+        return shares
 
     def leave(self):
         """Whatever happens: a stopped fleet could not end."""
         self.done.set()
+        if self.is_alive():
+            self.join()
         tell(self.fleet, True)
         self.loop.kill()
         self.loop.wait()
@@ -120,15 +142,21 @@ def tell(processes, work):
             continue  # It has ended.
 
 
+def seconds_of(process):
+    """Processor time it has taken."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def against_alone(rounds, state):
     """How many times as long a step takes in `state` as alone: the geometric mean over the
-    turns of all rounds, in which batches and rounds cancel out after three, and its standard
-    error, each turn beside that of the same three."""
-    logs = [
-        math.log(busy / idle)
-        for round in rounds
-        for idle, busy in zip(round["turns"]["alone"], round["turns"][state])
-    ]
+    turns of all rounds, in which batches cancel out after three, and its standard error, by
+    the turns that lie at one place of all rounds."""
+    def logs_of(round):
+        pairs = zip(round["turns"]["alone"], round["turns"][state])
+        return [math.log(busy / idle) for idle, busy in pairs]
+
+    logs = [statistics.mean(place) for place in zip(*map(logs_of, rounds))]
     error = statistics.stdev(logs) / len(logs) ** 0.5 if len(logs) > 1 else math.nan
     return {"times": math.exp(statistics.mean(logs)), "error": error}
 
@@ -149,8 +177,11 @@ def show(found):
         values = [r[key] for r in rounds]
         line(label, form, values, verdict(values, most, True))
     line("generations in use", "8d", [r["generations"] for r in rounds])
+    line("the fleet's share of its core in its turns", "8.1%", [r["fleet"]["refreshing"] for r in rounds])
     for state, all_rounds in found["all"].items():
         each = [against_alone([r], state)["times"] for r in rounds]
         line(f"a step while {state}, times one alone", "8.3f", each)
-        goal = verdict([all_rounds["times"]], LONGEST, True) if state == "refreshing" else ""
+        # Fewer rounds, or others than threes, compare batches with other batches.
+        judged = state == "refreshing" and len(rounds) % len(STATES) == 0
+        goal = verdict([all_rounds["times"]], LONGEST, True) if judged else ""
         line("  all rounds, and standard error", "8.3f", [all_rounds["times"], all_rounds["error"]], goal)

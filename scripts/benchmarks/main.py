@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -273,6 +274,8 @@ def main():
     args = parser.parse_args()
     args.work = Path("target/bench")
     args.work.mkdir(parents=True, exist_ok=True)
+    # As by Ctrl-C: what a suite has started ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     suites = [*SUITES, *ALONE]
     unknown = set(args.suites) - set(suites)
     if unknown:
@@ -283,6 +286,9 @@ def main():
         parser.error("--threads of refresh is even: two workers share them")
     if not 0 < args.warmup < (steps or 12):
         parser.error("--warmup is at least 1 and less than --steps")
+    least = args.warmup + len(asynchrony.STATES) * asynchrony.TURN
+    if "asynchrony" in wanted and (steps or STEPS["asynchrony"]) < least:
+        parser.error(f"--steps of asynchrony is at least {least}: a turn of each state behind --warmup")
     if set(wanted) & set(SUITES):
         args.texts = passages(args)
     reports = {"setting": setting(args)}

@@ -76,19 +76,26 @@ def tiny(out):
         classes = {"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": "[CLS]", "sep_token": "[SEP]",
                    "pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 38}
         (folder / "tokenizer_config.json").write_text(json.dumps(classes) + "\n")
-        cls, mean, weighted = [], [], 0.0
+        cls, mean, losses = [], [], {"cls": 0.0, "mean": 0.0}
         for row, ids in enumerate(contents()):
             ids = torch.tensor([[first, *ids, last]])
             states = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
             cls.append(states[0].tolist())
             mean.append(states.mean(0).tolist())
             weights = torch.arange(WIDTH, dtype=torch.float32).sub(WIDTH / 2) * (row + 1) / 100
-            weighted = weighted + (states.mean(0) ** 2 * weights).sum()
-        weighted.backward()
-        norms = {n: p.grad.norm().item() for n, p in model.named_parameters() if p.grad is not None}
+            for pooling, vector in (("cls", states[0]), ("mean", states.mean(0))):
+                losses[pooling] = losses[pooling] + (vector ** 2 * weights).sum()
         expected = {"specials": [first, last], "contents": contents(), "cls": cls, "mean": mean,
-                    "loss": weighted.item(), "gradient_norms": norms}
+                    "loss": {pooling: loss.item() for pooling, loss in losses.items()},
+                    "gradient_norms": {pooling: norms(model, loss) for pooling, loss in losses.items()}}
         (folder / "expected.json").write_text(json.dumps(expected) + "\n")
+
+
+def norms(model, loss):
+    """Of the gradient of each parameter that `loss` reaches."""
+    model.zero_grad()
+    loss.backward(retain_graph=True)
+    return {n: p.grad.norm().item() for n, p in model.named_parameters() if p.grad is not None}
 
 
 TEXTS = [

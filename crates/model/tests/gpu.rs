@@ -64,25 +64,30 @@ fn gradients_point_where_the_processors_do() {
     let Some(gpu) = gpu() else { return };
     for family in FAMILIES {
         let expected = expected(family);
-        let gradients = |device, precision| {
-            let options = options(device, Pooling::Mean, precision, true);
-            let model = DualEncoder::load(&data(family), &options).unwrap();
-            let vectors = model.query().embed(&expected.batch(), None).unwrap();
-            (&vectors * &vectors).sum(Kind::Float).backward();
-            let parameters = model.parameters();
-            let gradient = |p: &quarry_model::Parameter| {
-                let gradient = p.tensor.grad();
-                gradient
-                    .defined()
-                    .then(|| flat(&gradient.to_device(Device::Cpu)))
+        for pooling in [Pooling::Cls, Pooling::Mean] {
+            let gradients = |device, precision| {
+                let options = options(device, pooling, precision, true);
+                let model = DualEncoder::load(&data(family), &options).unwrap();
+                let vectors = model.query().embed(&expected.batch(), None).unwrap();
+                (&vectors * &vectors).sum(Kind::Float).backward();
+                let parameters = model.parameters();
+                let gradient = |p: &quarry_model::Parameter| {
+                    let gradient = p.tensor.grad();
+                    gradient
+                        .defined()
+                        .then(|| flat(&gradient.to_device(Device::Cpu)))
+                };
+                parameters.iter().filter_map(gradient).collect::<Vec<_>>()
             };
-            parameters.iter().filter_map(gradient).collect::<Vec<_>>()
-        };
-        let here = gradients(Device::Cpu, Precision::F32).concat();
-        for (precision, floor) in [(Precision::F32, 0.999_99), (Precision::Bf16, 0.99)] {
-            let there = gradients(gpu, precision).concat();
-            let cosine = min_cosine(&there, &here, here.len());
-            assert!(cosine >= floor, "{family} {precision:?}: {cosine}");
+            let here = gradients(Device::Cpu, Precision::F32).concat();
+            for (precision, floor) in [(Precision::F32, 0.999_99), (Precision::Bf16, 0.99)] {
+                let there = gradients(gpu, precision).concat();
+                let cosine = min_cosine(&there, &here, here.len());
+                assert!(
+                    cosine >= floor,
+                    "{family} {pooling:?} {precision:?}: {cosine}"
+                );
+            }
         }
     }
 }

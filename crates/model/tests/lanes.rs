@@ -83,16 +83,16 @@ struct Model {
     precision: Precision,
 }
 
-/// With shared towers and with separate ones.
+/// With shared towers and with separate ones, each with its own pooling.
 fn models(precision: Precision) -> [Model; 2] {
-    let load = || {
-        let options = options(Pooling::Mean, precision, true);
+    let load = |pooling| {
+        let options = options(pooling, precision, true);
         let encoder = DualEncoder::load(&data("bert"), &options).unwrap();
         Model { encoder, precision }
     };
-    let mut apart = load();
+    let mut apart = load(Pooling::Mean);
     apart.encoder.untie().unwrap();
-    [load(), apart]
+    [load(Pooling::Cls), apart]
 }
 
 #[test]

@@ -52,33 +52,32 @@ fn vectors_equal_transformers_without_the_packed_kernel_too() {
 fn gradients_equal_transformers() {
     for family in FAMILIES {
         let expected = expected(family);
-        let model = DualEncoder::load(&data(family), &options(Pooling::Mean, Precision::F32, true))
-            .unwrap();
-        let vectors = model.query().embed(&expected.batch(), None).unwrap();
-        let loss = weighted_square(&vectors);
-        let value = f64::try_from(&loss).unwrap();
-        assert!(
-            (value - expected.json["loss"].as_f64().unwrap()).abs() < 1e-4,
-            "{family}: {value}"
-        );
-        loss.backward();
-        let norms = expected.json["gradient_norms"].as_object().unwrap();
-        let trained: Vec<_> = model.parameters();
-        assert_eq!(
-            trained.len(),
-            norms.len(),
-            "{family}: the pooler gets no gradient, all else does"
-        );
-        for parameter in trained {
-            let found = f64::try_from(parameter.tensor.grad().norm()).unwrap();
-            let name = in_file(family, &parameter.name);
-            let wanted = norms[&name].as_f64().unwrap();
-            // A key bias moves every score of a row alike: its gradient is rounding noise.
-            let tolerance = 2e-4 * wanted + 1e-5;
-            assert!(
-                (found - wanted).abs() <= tolerance,
-                "{family} {name}: {found} is not {wanted}"
+        for (pooling, key) in [(Pooling::Cls, "cls"), (Pooling::Mean, "mean")] {
+            let options = options(pooling, Precision::F32, true);
+            let model = DualEncoder::load(&data(family), &options).unwrap();
+            let vectors = model.query().embed(&expected.batch(), None).unwrap();
+            let loss = weighted_square(&vectors);
+            let value = f64::try_from(&loss).unwrap();
+            let wanted = expected.json["loss"][key].as_f64().unwrap();
+            assert!((value - wanted).abs() < 1e-4, "{family} {key}: {value}");
+            loss.backward();
+            let norms = &expected.json["gradient_norms"][key];
+            assert_eq!(
+                model.parameters().len(),
+                norms.as_object().unwrap().len(),
+                "{family} {key}: the pooler gets no gradient, all else does"
             );
+            for parameter in model.parameters() {
+                let found = f64::try_from(parameter.tensor.grad().norm()).unwrap();
+                let name = in_file(family, &parameter.name);
+                let wanted = norms[&name].as_f64().unwrap();
+                // A key bias moves every score of a row alike: its gradient is rounding noise.
+                let tolerance = 2e-4 * wanted + 1e-5;
+                assert!(
+                    (found - wanted).abs() <= tolerance,
+                    "{family} {key} {name}: {found} is not {wanted}"
+                );
+            }
         }
     }
 }

@@ -45,7 +45,7 @@ void forward(const Tensor& qkv, const std::vector<int64_t>& lengths, int64_t hea
   for_each_head(lengths, heads, [&](int64_t first, int64_t length, int64_t head) {
     const auto where = head_at(elements<E>(qkv), first, length, head, hidden, heads);
     E* to = elements<E>(out) + first * hidden + head * d;
-    attend(where, to, hidden, log_sums ? log_sums + head * tokens + first : nullptr);
+    attend(where, length, to, hidden, log_sums ? log_sums + head * tokens + first : nullptr);
   });
 }
 

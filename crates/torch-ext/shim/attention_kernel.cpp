@@ -104,8 +104,9 @@ QUARRY_FOR_EACH_KIND(MAKE)
 }  // namespace
 
 template <class E>
-void attend(const Head<E>& head, E* out, int64_t out_stride, float* log_sums) {
+void attend(const Head<E>& head, int64_t queries, E* out, int64_t out_stride, float* log_sums) {
   const int64_t n = head.length, d = head.width, filled = round_up(n, LANE);
+  const int64_t asked = round_up(queries, LANE);
   const float scale = LOG2_E / std::sqrt(static_cast<float>(d));
   Scratch scratch(
       6 * 64 + 2 * filled * d * sizeof(E) + BLOCK * d * (4 + sizeof(E)) +
@@ -119,13 +120,13 @@ void attend(const Head<E>& head, E* out, int64_t out_stride, float* log_sums) {
 
   pack_transposed(Rows<E>{head.k, head.stride, n}, filled, d, keys);
   pack_down(Rows<E>{head.v, head.stride, n}, filled, d, values);
-  for (int64_t first = 0; first < filled; first += BLOCK) {
-    const int64_t block = std::min(BLOCK, filled - first), real = std::min(block, n - first);
-    const Rows<E> queries{head.q + first * head.stride, head.stride, real};
+  for (int64_t first = 0; first < asked; first += BLOCK) {
+    const int64_t block = std::min(BLOCK, asked - first), real = std::min(block, queries - first);
+    const Rows<E> some{head.q + first * head.stride, head.stride, real};
     if (real == block) {
-      product(block, filled, d, queries.start, queries.stride, keys, scores, false);
+      product(block, filled, d, some.start, some.stride, keys, scores, false);
     } else {
-      copy(queries, block, d, last);
+      copy(some, block, d, last);
       product(block, filled, d, last, d, keys, scores, false);
     }
     Row rows[BLOCK];
@@ -205,7 +206,7 @@ void attend_backward(
 }
 
 #define MAKE(E)                                                              \
-  template void attend(const Head<E>&, E*, int64_t, float*);                 \
+  template void attend(const Head<E>&, int64_t, E*, int64_t, float*);        \
   template void attend_backward(                                             \
       const Head<E>&, const E*, const E*, int64_t, const float*, E*, E*, E*);
 QUARRY_FOR_EACH_KIND(MAKE)

@@ -7,22 +7,22 @@
 
 namespace quarry {
 
-// Where one head of one sequence lies. Rows are tokens; `q`, `k` and `v` are columns
-// of the joined projections [T, 3h].
+// Where one head of one sequence lies: rows are tokens.
 template <class E>
 struct Head {
   const E* q;
   const E* k;
   const E* v;
-  int64_t stride;  // elements between the rows of q, k and v
+  int64_t stride;  // elements between the rows of k and v, and of q, if more than one is asked for
   int64_t length;  // tokens L
   int64_t width;   // of the head, d
 };
 
-// Writes softmax(Q Kᵀ / √d) V to `out` (rows `out_stride` apart) and, if asked, the
-// logarithm to base 2 of each row's sum to `log_sums` [L], which the backward pass needs.
+// Writes softmax(Q Kᵀ / √d) V of the first `queries` tokens to `out` (rows `out_stride` apart)
+// and, if asked, the logarithm to base 2 of each row's sum to `log_sums`, which the backward
+// pass needs.
 template <class E>
-void attend(const Head<E>& head, E* out, int64_t out_stride, float* log_sums);
+void attend(const Head<E>& head, int64_t queries, E* out, int64_t out_stride, float* log_sums);
 
 // The gradients of q, k and v (laid out as they are, from `dq`, `dk`, `dv`) given that
 // of the output and what the forward pass wrote.

@@ -112,19 +112,18 @@ void feed_forward(
   normalize(sums, last.bias, rows, last.out, norm, x);
 }
 
-// Queries, keys and values of one head, side by side: `to` [rows, 3d] of x [rows, h].
+// Queries, keys or values of one head, rows `column` and on of all projections: `to`, its rows
+// `stride` apart, of x [rows, h].
 template <class E>
-void project_head(const E* x, int64_t rows, const Packed<E>& all, int64_t heads, int64_t head, E* to) {
-  const int64_t d = all.out / 3 / heads;
+void project_head(
+    const E* x, int64_t rows, const Packed<E>& all, int64_t column, int64_t d, E* to, int64_t stride) {
   Scratch scratch(64 + ROWS * d * sizeof(float));
   float* sums = scratch.take<float>(ROWS * d);
-  for (int64_t part = 0; part < 3; ++part) {
-    const int64_t column = (part * heads + head) * d;
-    in_tiles(rows, [&](int64_t first, int64_t count) {
-      product(count, d, all.in, x + first * all.in, all.in, all.weight + column * all.in, sums, d, false);
-      add_bias(sums, all.bias + column, count, d, 3 * d, to + first * 3 * d + part * d);
-    });
-  }
+  const E* weight = all.weight + column * all.in;
+  in_tiles(rows, [&](int64_t first, int64_t count) {
+    product(count, d, all.in, x + first * all.in, all.in, weight, sums, d, false);
+    add_bias(sums, all.bias + column, count, d, stride, to + first * stride);
+  });
 }
 
 }  // namespace
@@ -146,14 +145,43 @@ void through(
   E* head = scratch.take<E>(rows * 3 * d);
   int64_t tokens = 0;
   for (int64_t i = 0; i < form.heads; ++i) {
-    project_head(x, rows, layer.projections, form.heads, i, head);
+    for (int64_t part = 0; part < 3; ++part)
+      project_head(x, rows, layer.projections, part * h + i * d, d, head + part * d, 3 * d);
     tokens = 0;
     for (int64_t j = 0; j < count; tokens += lengths[j++]) {
       const E* q = head + tokens * 3 * d;
-      attend(Head<E>{q, q + d, q + 2 * d, 3 * d, lengths[j], d}, context + tokens * h + i * d, h, nullptr);
+      const Head<E> sequence{q, q + d, q + 2 * d, 3 * d, lengths[j], d};
+      attend(sequence, lengths[j], context + tokens * h + i * d, h, nullptr);
     }
   }
   std::fill(context + tokens * h, context + rows * h, E(0));
+  behind_attention(layer, form, rows, context, x);
+}
+
+template <class E>
+void attend_first(
+    const Layer<E>& layer, const Form& form, const int64_t* lengths, int64_t count, int64_t rows,
+    const E* x, const E* firsts, E* context) {
+  const int64_t h = layer.output.out, d = h / form.heads, asked = round_up(count, FILLED);
+  Scratch scratch(2 * 64 + (rows * 2 + asked) * d * sizeof(E));
+  E* sides = scratch.take<E>(rows * 2 * d);
+  E* queries = scratch.take<E>(asked * d);
+  for (int64_t i = 0; i < form.heads; ++i) {
+    project_head(firsts, asked, layer.projections, i * d, d, queries, d);
+    for (int64_t side = 0; side < 2; ++side)
+      project_head(x, rows, layer.projections, (1 + side) * h + i * d, d, sides + side * d, 2 * d);
+    int64_t tokens = 0;
+    for (int64_t j = 0; j < count; tokens += lengths[j++]) {
+      const E* k = sides + tokens * 2 * d;
+      const Head<E> sequence{queries + j * d, k, k + d, 2 * d, lengths[j], d};
+      attend(sequence, 1, context + j * h + i * d, h, nullptr);
+    }
+  }
+}
+
+template <class E>
+void behind_attention(const Layer<E>& layer, const Form& form, int64_t rows, const E* context, E* x) {
+  const int64_t h = layer.output.out;
   in_tiles(rows, [&](int64_t first, int64_t some) {
     project(context + first * h, some, layer.output, layer.attention_norm, x + first * h);
     feed_forward(some, layer.inner, layer.outer, form.tanh, layer.norm, x + first * h);
@@ -162,7 +190,10 @@ void through(
 
 #define MAKE(E)                                                                              \
   template void pack(const E*, int64_t, int64_t, int64_t, E*);                               \
-  template void through(const Layer<E>&, const Form&, const int64_t*, int64_t, int64_t, E*);
+  template void through(const Layer<E>&, const Form&, const int64_t*, int64_t, int64_t, E*); \
+  template void attend_first(                                                                \
+      const Layer<E>&, const Form&, const int64_t*, int64_t, int64_t, const E*, const E*, E*); \
+  template void behind_attention(const Layer<E>&, const Form&, int64_t, const E*, E*);
 MAKE(float)
 MAKE(Bf16)
 #undef MAKE

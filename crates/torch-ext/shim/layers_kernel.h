@@ -55,4 +55,15 @@ template <class E>
 void through(
     const Layer<E>& layer, const Form& form, const int64_t* lengths, int64_t count, int64_t rows, E* x);
 
+// What attention of the first token of each of these sequences makes of them: context [count, h].
+// `firsts` are those tokens' rows of x; as many are read as FILLED asks for.
+template <class E>
+void attend_first(
+    const Layer<E>& layer, const Form& form, const int64_t* lengths, int64_t count, int64_t rows,
+    const E* x, const E* firsts, E* context);
+
+// The rest of a layer, behind attention: x and context [rows, h], rows a multiple of FILLED.
+template <class E>
+void behind_attention(const Layer<E>& layer, const Form& form, int64_t rows, const E* context, E* x);
+
 }  // namespace quarry

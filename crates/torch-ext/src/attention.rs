@@ -7,7 +7,6 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::layers::check_lengths;
 use crate::{Error, ffi};
 
 const FORWARD: &str = "packed attention";
@@ -101,4 +100,24 @@ impl PackedAttention {
         }
         check_lengths(FORWARD, lengths, tokens)
     }
+}
+
+/// Refuses lengths that are not those of sequences of `tokens` tokens together.
+pub(crate) fn check_lengths(
+    operation: &'static str,
+    lengths: &[i64],
+    tokens: i64,
+) -> Result<(), Error> {
+    let sum = lengths.iter().try_fold(0i64, |sum, &length| match length {
+        1.. => sum.checked_add(length),
+        _ => None,
+    });
+    if sum == Some(tokens) && tokens > 0 {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} lengths do not add up to {tokens} tokens, each at least 1",
+        lengths.len()
+    );
+    Err(Error::argument(operation, reason))
 }

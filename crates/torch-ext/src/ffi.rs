@@ -184,6 +184,7 @@ unsafe extern "C" {
         heads: i64,
         tanh: bool,
         epsilon: f64,
+        firsts: bool,
         out: *mut RawTensor,
     ) -> Message;
 

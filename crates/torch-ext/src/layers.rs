@@ -8,6 +8,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::attention::check_lengths;
 use crate::{Activation, Error, ffi};
 
 const PACK: &str = "packed layers";
@@ -173,6 +174,26 @@ impl PackedLayers {
     /// When the input is not as above, there is no token, the lengths do not add up to `T` or
     /// one is below 1, or libtorch refuses.
     pub fn forward(&self, x: &Tensor, lengths: &[i64]) -> Result<Tensor, Error> {
+        self.through(x, lengths, false)
+    }
+
+    /// What becomes of every sequence's first token, `[B, h]`: the rows of
+    /// [`PackedLayers::forward`] that CLS pooling reads, to the bit. Of the last layer other
+    /// tokens go through keys and values alone, a sixth of its products.
+    ///
+    /// # Errors
+    /// As [`PackedLayers::forward`], and without a layer.
+    pub fn forward_first(&self, x: &Tensor, lengths: &[i64]) -> Result<Tensor, Error> {
+        if self.tensors.is_empty() {
+            return Err(Error::argument(
+                FORWARD,
+                "there is no layer: push one first",
+            ));
+        }
+        self.through(x, lengths, true)
+    }
+
+    fn through(&self, x: &Tensor, lengths: &[i64], firsts: bool) -> Result<Tensor, Error> {
         self.check(x)?;
         check_lengths(FORWARD, lengths, x.size()[0])?;
         let tensors = ffi::raw_list(&self.tensors);
@@ -190,6 +211,7 @@ impl PackedLayers {
                 self.heads,
                 self.tanh,
                 self.epsilon,
+                firsts,
                 &mut out,
             );
             ffi::check(FORWARD, message)?;
@@ -220,26 +242,6 @@ impl PackedLayers {
         }
         Ok(())
     }
-}
-
-/// Refuses lengths that are not those of sequences of `tokens` tokens together.
-pub(crate) fn check_lengths(
-    operation: &'static str,
-    lengths: &[i64],
-    tokens: i64,
-) -> Result<(), Error> {
-    let sum = lengths.iter().try_fold(0i64, |sum, &length| match length {
-        1.. => sum.checked_add(length),
-        _ => None,
-    });
-    if sum == Some(tokens) && tokens > 0 {
-        return Ok(());
-    }
-    let reason = format!(
-        "{} lengths do not add up to {tokens} tokens, each at least 1",
-        lengths.len()
-    );
-    Err(Error::argument(operation, reason))
 }
 
 /// `[width]` f32 on the CPU.

@@ -108,12 +108,23 @@ fn exact(layers: &[Layer], x: &Tensor, lengths: &[i64], heads: i64, gelu: &str) 
     Tensor::cat(&sequences.iter().map(through).collect::<Vec<_>>(), 0)
 }
 
+/// The rows of every sequence's first token.
+fn firsts(x: &Tensor, lengths: &[i64]) -> Tensor {
+    let starts = lengths.iter().scan(0, |next, length| {
+        *next += length;
+        Some(*next - length)
+    });
+    x.index_select(0, &Tensor::from_slice(&starts.collect::<Vec<_>>()))
+}
+
 #[test]
 fn layers_end_as_their_operations_do() {
     tch::manual_seed(7);
     // Groups of one sequence and of many, a sequence longer than a group, rows that are no
     // multiple of anything, heads narrower than a vector, widths above and below the kernels' blocks of 64 and 192.
-    let shapes: [(i64, i64, i64, &[i64]); 7] = [
+    // More sequences than a tile has rows.
+    let many = [3; 270];
+    let shapes: [(i64, i64, i64, &[i64]); 8] = [
         (16, 16, 1, &[1]),
         (32, 48, 4, &[5, 19]),
         (32, 48, 2, &[7, 3, 1]),
@@ -121,6 +132,7 @@ fn layers_end_as_their_operations_do() {
         (128, 1040, 2, &[70, 61]),
         (208, 224, 2, &[40, 23]),
         (48, 48, 8, &[9, 8]),
+        (32, 48, 2, &many),
     ];
     for (kind, most) in [(Kind::Float, 1e-5), (Kind::BFloat16, 0.05)] {
         for (h, inner, heads, lengths) in shapes {
@@ -133,6 +145,7 @@ fn layers_end_as_their_operations_do() {
                 let x = random(&[lengths.iter().sum(), h], 1.0).to_kind(kind);
                 let found = packed.forward(&x, lengths).unwrap();
                 assert_eq!((found.kind(), found.size()), (kind, x.size()));
+                assert!(packed.forward_first(&x, lengths).unwrap() == firsts(&found, lengths));
                 let exact = exact(&layers, &x, lengths, heads, gelu);
                 let error = (found.to_kind(Kind::Double) - &exact).abs() / (exact.abs() + 1.0);
                 let worst = error.max().double_value(&[]);
@@ -161,6 +174,8 @@ fn a_sequence_is_the_same_in_any_company_and_on_any_number_of_threads() {
             packed.forward(&x, &lengths).unwrap() == found,
             "{kind:?}: threads"
         );
+        let first = packed.forward_first(&x, &lengths).unwrap();
+        assert!(first == firsts(&found, &lengths), "{kind:?}: first tokens");
         set_num_threads(1).unwrap();
         assert!(packed.shallow_clone().forward(&x, &lengths).unwrap() == found);
         let mut first = 0;
@@ -197,6 +212,10 @@ fn what_a_kernel_could_not_take_is_refused() {
     let mut bent = Layer::new(48, 64, kind);
     bent.norms[1].1 = random(&[47], 1.0);
     assert!(reason(&bent).contains("[47] is not [48]"));
+
+    let none = PackedLayers::new(48, kind, gelu(3)).unwrap();
+    let first = none.forward_first(&random(&[2, 48], 1.0), &[2]);
+    assert!(first.unwrap_err().to_string().contains("no layer"));
 
     let layers = packed(&[Layer::new(48, 64, kind)], 48, kind, gelu(3)).unwrap();
     let refused = |x: &Tensor, lengths: &[i64]| {

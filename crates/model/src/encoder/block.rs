@@ -40,16 +40,31 @@ pub(super) struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Last hidden states `[T, h]` of embedded tokens `[T, h]`.
-    pub fn layers(&self, embedded: &Tensor, runs: &[Run]) -> Result<Tensor, ModelError> {
+    /// Last hidden states of embedded tokens `[T, h]`: `[T, h]`, or `[n, h]` of the rows that
+    /// `reads` `[n]` names. The other rows are then spared three quarters of the last layer's
+    /// products, in packed layers five sixths.
+    pub fn layers(
+        &self,
+        embedded: &Tensor,
+        runs: &[Run],
+        reads: Option<&Tensor>,
+    ) -> Result<Tensor, ModelError> {
         let layers = match &self.prepared.layers {
-            Layers::Packed(packed) => return Ok(packed.forward(embedded, &lengths_of(runs))?),
+            Layers::Packed(packed) => {
+                let lengths = lengths_of(runs);
+                return Ok(match reads {
+                    // What pooling reads is every sequence's first token, or all.
+                    Some(_) => packed.forward_first(embedded, &lengths)?,
+                    None => packed.forward(embedded, &lengths)?,
+                });
+            }
             Layers::Single(layers) => layers,
         };
         let mut x = embedded.shallow_clone();
         let mut seeds = self.seeds.iter().copied();
-        for layer in layers {
-            x = self.attention_branch(layer, &x, runs, seeds.next())?;
+        for (index, layer) in layers.iter().enumerate() {
+            let reads = reads.filter(|_| index + 1 == layers.len());
+            x = self.attention_branch(layer, &x, runs, reads, seeds.next())?;
             x = self.feed_forward_branch(layer, &x, seeds.next())?;
         }
         Ok(x)
@@ -85,9 +100,15 @@ impl Forward<'_> {
         layer: &Layer,
         x: &Tensor,
         runs: &[Run],
+        reads: Option<&Tensor>,
         seed: Option<i64>,
     ) -> Result<Tensor, ModelError> {
         let context = self.attention(&layer.projections.forward(x)?, runs)?;
+        let read = |states: &Tensor| match reads {
+            Some(places) => states.f_index_select(0, places),
+            None => Ok(states.shallow_clone()),
+        };
+        let (context, x) = (read(&context)?, &read(x)?);
         // DistilBERT has no dropout here.
         let dropout = match self.config.family {
             Family::DistilBert => 0.0,

@@ -92,8 +92,13 @@ impl Pass<'_> {
     pub fn through(&self, entered: &Entered) -> Result<Tensor, ModelError> {
         let (runs, bounds) = (&entered.course.runs, entered.course.bounds.as_ref());
         let forward = self.forward(&entered.course);
-        let states = forward.layers(&entered.states, runs)?;
         let setting = &self.plan.setting;
+        let rows = match self.prepared.layers {
+            Layers::Packed(_) => 1,
+            Layers::Single(_) => CPU_ROWS,
+        };
+        let reads = setting.pooling.reads(runs, bounds, rows)?;
+        let states = forward.layers(&entered.states, runs, reads.as_ref())?;
         let vectors = setting.pooling.pool(&states, runs, bounds)?;
         let vectors = vectors.f_narrow(0, 0, entered.sequences)?;
         match setting.normalize {

@@ -14,8 +14,32 @@ pub enum Pooling {
 }
 
 impl Pooling {
-    /// `[B, h]` f32 from `[T, h]` packed states. With `bounds`, as on a GPU, by one
-    /// operation whatever the lengths, and nothing is copied there.
+    /// `[n]` places of the states in `[T, h]` that pooling reads, in packed order; `None` if
+    /// it reads all. On a CPU the first one is repeated until `n` is a multiple of `rows`.
+    /// With `bounds`, as on a GPU, nothing is copied there.
+    pub(super) fn reads(
+        self,
+        runs: &[Run],
+        bounds: Option<&SequenceBounds>,
+        rows: usize,
+    ) -> Result<Option<Tensor>, TchError> {
+        Ok(match (self, bounds) {
+            (Self::Mean, _) => None,
+            (Self::Cls, Some(bounds)) => {
+                let ends = bounds.cumulative();
+                Some(ends.f_narrow(0, 0, ends.size1()? - 1)?)
+            }
+            (Self::Cls, None) => {
+                let mut first = first_tokens(runs);
+                first.resize(first.len().next_multiple_of(rows), 0);
+                Some(Tensor::f_from_slice(&first)?)
+            }
+        })
+    }
+
+    /// `[n, h]` f32 from the packed states that [`Pooling::reads`] names: each of them, or
+    /// each sequence's mean. With `bounds`, as on a GPU, by one operation whatever the lengths,
+    /// and nothing is copied there.
     pub(super) fn pool(
         self,
         states: &Tensor,
@@ -23,20 +47,12 @@ impl Pooling {
         bounds: Option<&SequenceBounds>,
     ) -> Result<Tensor, TchError> {
         match (self, bounds) {
-            (Self::Cls, Some(bounds)) => {
-                let ends = bounds.cumulative();
-                let first = ends.f_narrow(0, 0, ends.size1()? - 1)?;
-                states.f_index_select(0, &first)?.f_to_kind(Kind::Float)
-            }
+            (Self::Cls, _) => states.f_to_kind(Kind::Float),
             (Self::Mean, Some(bounds)) => {
                 let states = states.f_to_kind(Kind::Float)?;
                 let ends = Some(bounds.cumulative());
                 // `unsafe`: the bounds are not looked at, which would wait for the GPU.
                 Tensor::f_segment_reduce(&states, "mean", None, None, ends, 0, true, 0.0)
-            }
-            (Self::Cls, None) => {
-                let first = Tensor::from_slice(&first_tokens(runs)).to_device(states.device());
-                states.f_index_select(0, &first)?.f_to_kind(Kind::Float)
             }
             (Self::Mean, None) => mean(states, runs),
         }
@@ -94,11 +110,16 @@ mod tests {
         let flat = |t: Tensor| Vec::<f32>::try_from(t.view(-1)).unwrap();
         let bounds = SequenceBounds::new(&[2, 2, 1], Device::Cpu).unwrap();
         for bounds in [None, Some(&bounds)] {
+            assert!(Pooling::Mean.reads(&runs, bounds, 4).unwrap().is_none());
             let mean = Pooling::Mean.pool(&states, &runs, bounds).unwrap();
             assert_eq!(flat(mean), [2., 3., 20., 30., 7., 9.]);
-            let cls = Pooling::Cls.pool(&states, &runs, bounds).unwrap();
-            assert_eq!(flat(cls), [1., 2., 10., 20., 7., 9.]);
+            let first = Pooling::Cls.reads(&runs, bounds, 4).unwrap().unwrap();
+            let read = states.index_select(0, &first);
+            let cls = Pooling::Cls.pool(&read, &runs, bounds).unwrap();
+            assert_eq!(flat(cls.narrow(0, 0, 3)), [1., 2., 10., 20., 7., 9.]);
         }
+        let filled = Pooling::Cls.reads(&runs, None, 4).unwrap().unwrap();
+        assert_eq!(Vec::<i64>::try_from(filled).unwrap(), [0, 2, 4, 0]);
     }
 
     #[test]
@@ -113,7 +134,11 @@ mod tests {
         for pooling in [Pooling::Mean, Pooling::Cls] {
             let gradient = |bounds: Option<&SequenceBounds>| {
                 let leaf = states.copy().set_requires_grad(true);
-                let vectors = pooling.pool(&leaf, &runs, bounds).unwrap();
+                let read = match pooling.reads(&runs, bounds, 1).unwrap() {
+                    Some(places) => leaf.index_select(0, &places),
+                    None => leaf.shallow_clone(),
+                };
+                let vectors = pooling.pool(&read, &runs, bounds).unwrap();
                 (vectors * &weights).sum(Kind::Float).backward();
                 leaf.grad()
             };

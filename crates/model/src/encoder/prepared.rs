@@ -326,12 +326,15 @@ mod tests {
     /// What a processor without the kernels does, and a model whose widths they do not take.
     #[test]
     fn single_layers_of_frozen_weights_end_as_the_packed_ones_do() {
-        for (precision, most) in [(Precision::F32, 1e-6), (Precision::Bf16, 0.02)] {
+        let precisions = [(Precision::F32, 1e-6), (Precision::Bf16, 0.02)];
+        let poolings = [Pooling::Mean, Pooling::Cls];
+        let all = precisions.map(|p| poolings.map(|pooling| (p, pooling)));
+        for ((precision, most), pooling) in all.into_iter().flatten() {
             let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/bert");
             let setting = Setting {
                 device: Device::Cpu,
                 precision,
-                pooling: Pooling::Mean,
+                pooling,
                 normalize: true,
                 trainable: false,
             };
@@ -361,7 +364,7 @@ mod tests {
             });
             assert_eq!(one.size(), [4, encoder.dim()]);
             let worst = (one - other).abs().max().double_value(&[]);
-            assert!(worst < most, "{precision:?}: {worst}");
+            assert!(worst < most, "{precision:?} {pooling:?}: {worst}");
         }
     }
 }
