@@ -152,6 +152,7 @@ def against_alone(rounds, state):
     """How many times as long a step takes in `state` as alone: the geometric mean over the
     turns of all rounds, in which batches cancel out after three, and its standard error, by
     the turns that lie at one place of all rounds."""
+
     def logs_of(round):
         pairs = zip(round["turns"]["alone"], round["turns"][state])
         return [math.log(busy / idle) for idle, busy in pairs]

@@ -64,12 +64,12 @@ impl Pass<'_> {
         let plan = &self.plan;
         let device = plan.setting.device;
         let filled;
-        let full = match (device, &self.prepared.layers) {
-            (Device::Cpu, Layers::Single(_)) => {
-                filled = batch.filled_up(CPU_ROWS, plan.config.pad_token_id);
+        let full = match self.rows() {
+            1 => batch,
+            rows => {
+                filled = batch.filled_up(rows, plan.config.pad_token_id);
                 &filled
             }
-            _ => batch,
         };
         let runs = full.runs();
         let drawn = device == Device::Cpu && dropout.is_some_and(|d| d.hidden > 0.0);
@@ -93,17 +93,21 @@ impl Pass<'_> {
         let (runs, bounds) = (&entered.course.runs, entered.course.bounds.as_ref());
         let forward = self.forward(&entered.course);
         let setting = &self.plan.setting;
-        let rows = match self.prepared.layers {
-            Layers::Packed(_) => 1,
-            Layers::Single(_) => CPU_ROWS,
-        };
-        let reads = setting.pooling.reads(runs, bounds, rows)?;
+        let reads = setting.pooling.reads(runs, bounds, self.rows())?;
         let states = forward.layers(&entered.states, runs, reads.as_ref())?;
         let vectors = setting.pooling.pool(&states, runs, bounds)?;
         let vectors = vectors.f_narrow(0, 0, entered.sequences)?;
         match setting.normalize {
             true => Ok(pooling::normalize(&vectors)?),
             false => Ok(vectors),
+        }
+    }
+
+    /// What the number of rows in a product is filled up to a multiple of.
+    fn rows(&self) -> usize {
+        match (self.plan.setting.device, &self.prepared.layers) {
+            (Device::Cpu, Layers::Single(_)) => CPU_ROWS,
+            _ => 1,
         }
     }
 
