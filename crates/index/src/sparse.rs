@@ -1,24 +1,25 @@
 //! BM25 over the passages' text by tantivy: k1 = 1.2, b = 0.75, idf = ln(1 + (N − n + ½)/(n + ½)).
 //!
-//! Scores are Lucene's times k1 + 1. An index is one segment, so scores do not depend on how it was written. Queries
-//! are bags of words: no query syntax, so no character is special.
+//! Scores are Lucene's times k1 + 1. An index is segments of as many passages each, and statistics are the whole
+//! index's, so scores do not depend on how it was written. Queries are bags of words: no query syntax, so no character
+//! is special.
 
 mod language;
 mod words;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tantivy::collector::TopDocs;
 use tantivy::columnar::ColumnValues;
-use tantivy::query::{BooleanQuery, Occur, Query, TermQuery};
+use tantivy::query::{BooleanQuery, EnableScoring, Occur, Query, TermQuery, Weight};
 use tantivy::schema::{Field, IndexRecordOption};
 use tantivy::tokenizer::{TextAnalyzer, TokenStream};
-use tantivy::{Index, ReloadPolicy, Searcher, SegmentReader, Term};
+use tantivy::{Index, ReloadPolicy, Score, Searcher, SegmentReader, Term};
 
 use crate::{Hit, IndexError};
 pub use language::Language;
@@ -40,10 +41,17 @@ struct Description {
 /// A BM25 index in a folder; searching shares it between threads.
 pub struct SparseIndex {
     searcher: Searcher,
-    rows: Arc<dyn ColumnValues<u64>>,
+    /// In the order of their rows.
+    segments: Vec<Segment>,
     analyzer: TextAnalyzer,
     text: Field,
     language: Language,
+}
+
+/// A run of the passages: document numbers ascend with rows.
+struct Segment {
+    reader: SegmentReader,
+    rows: Arc<dyn ColumnValues<u64>>,
 }
 
 impl SparseIndex {
@@ -77,7 +85,7 @@ impl SparseIndex {
             temporary.path(),
             passages,
             language,
-            writer::MEMORY,
+            writer::Sizes::DEFAULT,
             progress,
         )?;
         let complete = SparseIndex::open(temporary.path())?;
@@ -112,20 +120,18 @@ impl SparseIndex {
             .reload_policy(ReloadPolicy::Manual)
             .try_into()?
             .searcher();
-        let [segment] = searcher.segment_readers() else {
-            return Err(corrupt("it is not one segment".to_owned()));
-        };
-        if u64::from(segment.num_docs()) != description.passages
-            || segment.num_docs() != segment.max_doc()
+        let readers = searcher.segment_readers();
+        if searcher.num_docs() != description.passages
+            || readers.iter().any(SegmentReader::has_deletes)
         {
             return Err(corrupt(format!(
                 "it has {} of {} passages",
-                segment.num_docs(),
+                searcher.num_docs(),
                 description.passages
             )));
         }
         Ok(SparseIndex {
-            rows: rows(segment)?,
+            segments: segments(&searcher)?,
             text: index.schema().get_field(TEXT)?,
             analyzer: words::analyzer(description.language),
             language: description.language,
@@ -155,18 +161,13 @@ impl SparseIndex {
         if clauses.is_empty() || k == 0 {
             return Ok(Vec::new());
         }
-        let collector = TopDocs::with_limit(k).order_by_score();
-        let found = self
-            .searcher
-            .search(&BooleanQuery::new(clauses), &collector)?;
-        // Of equal scores tantivy keeps the smaller document number, and those ascend with the rows.
-        let hits = found.into_iter().map(|(score, at)| Hit {
-            row: self.rows.get_val(at.doc_id) as u32,
-            score,
-        });
-        let mut hits: Vec<Hit> = hits.collect();
-        hits.sort_unstable_by(Hit::order);
-        Ok(hits)
+        let statistics = EnableScoring::enabled_from_searcher(&self.searcher);
+        let weight = BooleanQuery::new(clauses).weight(statistics)?;
+        let mut best = Best::of(k);
+        for segment in &self.segments {
+            segment.search(weight.as_ref(), &mut best)?;
+        }
+        Ok(best.into_hits())
     }
 
     /// [`SparseIndex::search`] for many queries on `threads` threads; results in the order of the queries.
@@ -222,16 +223,97 @@ impl SparseIndex {
     }
 }
 
-/// The corpus rows of a segment's documents; refuses rows that do not ascend.
-fn rows(segment: &SegmentReader) -> Result<Arc<dyn ColumnValues<u64>>, IndexError> {
-    let rows = segment.fast_fields().u64(ROW)?.first_or_default_col(0);
-    let ascend =
-        (1..segment.max_doc()).all(|document| rows.get_val(document - 1) < rows.get_val(document));
-    match ascend {
-        true => Ok(rows),
+impl Segment {
+    /// Puts the documents that belong there among the best; what other segments hold already lets it skip more.
+    fn search(&self, weight: &dyn Weight, best: &mut Best) -> tantivy::Result<()> {
+        weight.for_each_pruning(best.threshold(), &self.reader, &mut |document, score| {
+            best.push(Hit {
+                row: self.rows.get_val(document) as u32,
+                score,
+            });
+            best.threshold()
+        })
+    }
+}
+
+/// The k best of hits whose rows ascend; of equal scores the first stay.
+struct Best {
+    k: usize,
+    hits: BinaryHeap<Ranked>,
+}
+
+/// A hit that is greater the worse it is.
+#[derive(PartialEq)]
+struct Ranked(Hit);
+
+impl Eq for Ranked {}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Ranked) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Ranked) -> Ordering {
+        self.0.order(&other.0)
+    }
+}
+
+impl Best {
+    fn of(k: usize) -> Best {
+        Best {
+            k,
+            hits: BinaryHeap::with_capacity(k + 1),
+        }
+    }
+
+    /// The score that a hit must exceed.
+    fn threshold(&self) -> Score {
+        match self.hits.peek() {
+            Some(worst) if self.hits.len() == self.k => worst.0.score,
+            _ => Score::MIN,
+        }
+    }
+
+    fn push(&mut self, hit: Hit) {
+        if hit.score > self.threshold() {
+            self.hits.push(Ranked(hit));
+            if self.hits.len() > self.k {
+                self.hits.pop();
+            }
+        }
+    }
+
+    /// In the order of [`Hit::order`].
+    fn into_hits(self) -> Vec<Hit> {
+        let sorted = self.hits.into_sorted_vec();
+        sorted.into_iter().map(|Ranked(hit)| hit).collect()
+    }
+}
+
+/// The corpus rows of a segment's documents.
+fn rows(segment: &SegmentReader) -> tantivy::Result<Arc<dyn ColumnValues<u64>>> {
+    Ok(segment.fast_fields().u64(ROW)?.first_or_default_col(0))
+}
+
+/// An index's segments in the order of their rows, which tantivy does not keep; refuses rows that do not ascend.
+fn segments(searcher: &Searcher) -> tantivy::Result<Vec<Segment>> {
+    let mut segments = Vec::new();
+    for reader in searcher.segment_readers() {
+        segments.push(Segment {
+            rows: rows(reader)?,
+            reader: reader.clone(),
+        });
+    }
+    segments.sort_unstable_by_key(|segment| segment.rows.get_val(0));
+    let rows = segments.iter().flat_map(|segment| {
+        (0..segment.reader.max_doc()).map(|document| segment.rows.get_val(document))
+    });
+    match rows.is_sorted_by(|row, next| row < next) {
+        true => Ok(segments),
         false => Err(tantivy::TantivyError::InternalError(
             "documents are not in the order of rows".to_owned(),
-        )
-        .into()),
+        )),
     }
 }
