@@ -19,9 +19,9 @@ namespace {
 using at::Tensor;
 using quarry::Bf16;
 
-// Tokens that go through a layer together: in bf16 their states, and what is made of them, fit
-// half of a second cache of 1 MiB. A longer sequence goes alone.
-constexpr int64_t GROUP = 256;
+// Tokens that go through a layer together, of one thread and of several that share a batch. A
+// longer sequence goes alone.
+constexpr int64_t ALONE = 1024, SHARED = 256;
 // Tensors of a layer, in the order of quarry::Layer: weights and biases, norms' weights and biases.
 constexpr size_t TENSORS = 12;
 
@@ -50,9 +50,10 @@ struct Group {
 };
 
 std::vector<Group> groups_of(const int64_t* lengths, int64_t count) {
+  const int64_t most = at::get_num_threads() > 1 ? SHARED : ALONE;
   std::vector<Group> groups;
   for (int64_t i = 0; i < count; ++i) {
-    if (i == 0 || groups.back().tokens + lengths[i] > GROUP) {
+    if (i == 0 || groups.back().tokens + lengths[i] > most) {
       const Group before = i == 0 ? Group{} : groups.back();
       groups.push_back({i, 0, before.token + before.tokens, 0, before.row + before.rows, 0});
     }

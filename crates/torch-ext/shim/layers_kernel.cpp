@@ -11,8 +11,13 @@
 namespace quarry {
 namespace {
 
-// Rows that go through the products of a branch together.
-constexpr int64_t ROWS = 256;
+// Rows that go through the products of a branch together: the more, the rarer a weight comes from
+// the third cache, until the rows' states do.
+constexpr int64_t FEWEST_ROWS = 256, MOST_ROWS = 512;
+constexpr int64_t STATES = 768 << 10;
+
+int64_t rows_together(int64_t bytes) { return std::clamp(STATES / bytes, FEWEST_ROWS, MOST_ROWS); }
+
 // Numbers of a row that the last product of a branch sums up at a time.
 constexpr int64_t DEPTH = 192;
 
@@ -63,10 +68,11 @@ MAKE(float)
 MAKE(Bf16)
 #undef MAKE
 
-// Calls `tile(first, rows)` for all of `rows`, a multiple of FILLED.
-template <class F>
-void in_tiles(int64_t rows, const F& tile) {
-  for (int64_t first = 0; first < rows; first += ROWS) tile(first, std::min(ROWS, rows - first));
+// Calls `tile(first, rows)` for all of `rows`, a multiple of FILLED, of states as wide as `h`.
+template <class E, class F>
+void in_tiles(int64_t rows, int64_t h, const F& tile) {
+  const int64_t most = rows_together(h * static_cast<int64_t>(sizeof(E)));
+  for (int64_t first = 0; first < rows; first += most) tile(first, std::min(most, rows - first));
 }
 
 // sums [rows, out] (+)= a Wᵀ over numbers [first, first + depth) of the weight's rows.
@@ -81,11 +87,11 @@ void last_product(
   }
 }
 
-// x = LN(x + a Wᵀ + b) of at most ROWS rows.
+// x = LN(x + a Wᵀ + b) of a tile's rows.
 template <class E>
 void project(const E* a, int64_t rows, const Packed<E>& last, const LayerNorm& norm, E* x) {
-  Scratch scratch(64 + ROWS * last.out * sizeof(float));
-  float* sums = scratch.take<float>(ROWS * last.out);
+  Scratch scratch(64 + rows * last.out * sizeof(float));
+  float* sums = scratch.take<float>(rows * last.out);
   for (int64_t first = 0; first < last.in; first += DEPTH)
     last_product(a + first, last.in, rows, last, first, std::min(DEPTH, last.in - first), sums);
   normalize(sums, last.bias, rows, last.out, norm, x);
@@ -95,10 +101,10 @@ void project(const E* a, int64_t rows, const Packed<E>& last, const LayerNorm& n
 template <class E>
 void feed_forward(
     int64_t rows, const Packed<E>& first, const Packed<E>& last, bool tanh, const LayerNorm& norm, E* x) {
-  Scratch scratch(3 * 64 + ROWS * ((COLUMNS + last.out) * sizeof(float) + DEPTH * sizeof(E)));
-  float* inner = scratch.take<float>(ROWS * COLUMNS);
-  E* activated = scratch.take<E>(ROWS * DEPTH);
-  float* sums = scratch.take<float>(ROWS * last.out);
+  Scratch scratch(3 * 64 + rows * ((COLUMNS + last.out) * sizeof(float) + DEPTH * sizeof(E)));
+  float* inner = scratch.take<float>(rows * COLUMNS);
+  E* activated = scratch.take<E>(rows * DEPTH);
+  float* sums = scratch.take<float>(rows * last.out);
   for (int64_t begin = 0; begin < first.out; begin += DEPTH) {
     const int64_t depth = std::min(DEPTH, first.out - begin);
     for (int64_t i = 0; i < depth; i += COLUMNS) {
@@ -117,10 +123,10 @@ void feed_forward(
 template <class E>
 void project_head(
     const E* x, int64_t rows, const Packed<E>& all, int64_t column, int64_t d, E* to, int64_t stride) {
-  Scratch scratch(64 + ROWS * d * sizeof(float));
-  float* sums = scratch.take<float>(ROWS * d);
+  Scratch scratch(64 + std::min(rows, MOST_ROWS) * d * sizeof(float));
+  float* sums = scratch.take<float>(std::min(rows, MOST_ROWS) * d);
   const E* weight = all.weight + column * all.in;
-  in_tiles(rows, [&](int64_t first, int64_t count) {
+  in_tiles<E>(rows, all.in, [&](int64_t first, int64_t count) {
     product(count, d, all.in, x + first * all.in, all.in, weight, sums, d, false);
     add_bias(sums, all.bias + column, count, d, stride, to + first * stride);
   });
@@ -182,7 +188,7 @@ void attend_first(
 template <class E>
 void behind_attention(const Layer<E>& layer, const Form& form, int64_t rows, const E* context, E* x) {
   const int64_t h = layer.output.out;
-  in_tiles(rows, [&](int64_t first, int64_t some) {
+  in_tiles<E>(rows, h, [&](int64_t first, int64_t some) {
     project(context + first * h, some, layer.output, layer.attention_norm, x + first * h);
     feed_forward(some, layer.inner, layer.outer, form.tanh, layer.norm, x + first * h);
   });
