@@ -1,28 +1,27 @@
 //! BM25 over the passages' text by tantivy: k1 = 1.2, b = 0.75, idf = ln(1 + (N − n + ½)/(n + ½)).
 //!
-//! Scores are Lucene's times k1 + 1. An index is segments of as many passages each, and statistics are the whole
-//! index's, so scores do not depend on how it was written. Queries are bags of words: no query syntax, so no character
-//! is special.
+//! Scores are Lucene's times k1 + 1. An index is segments whose boundaries follow from the passages alone, and statistics
+//! are the whole index's, so nothing depends on how it was written. Queries are bags of words: no query syntax, so no
+//! character is special.
 
 mod language;
+mod segment;
 mod words;
 mod writer;
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tantivy::columnar::ColumnValues;
-use tantivy::query::{BooleanQuery, EnableScoring, Occur, Query, TermQuery, Weight};
+use tantivy::query::{BooleanQuery, EnableScoring, Occur, Query, TermQuery};
 use tantivy::schema::{Field, IndexRecordOption};
 use tantivy::tokenizer::{TextAnalyzer, TokenStream};
-use tantivy::{Index, ReloadPolicy, Score, Searcher, SegmentReader, Term};
+use tantivy::{Index, ReloadPolicy, Searcher, SegmentReader, Term};
 
 use crate::{Hit, IndexError};
 pub use language::Language;
+use segment::{Best, Segment};
 
 const DESCRIPTION: &str = "quarry.json";
 const VERSION: u32 = 1;
@@ -46,12 +45,6 @@ pub struct SparseIndex {
     analyzer: TextAnalyzer,
     text: Field,
     language: Language,
-}
-
-/// A run of the passages: document numbers ascend with rows.
-struct Segment {
-    reader: SegmentReader,
-    rows: Arc<dyn ColumnValues<u64>>,
 }
 
 impl SparseIndex {
@@ -120,6 +113,7 @@ impl SparseIndex {
             .reload_policy(ReloadPolicy::Manual)
             .try_into()?
             .searcher();
+        let text = index.schema().get_field(TEXT)?;
         let readers = searcher.segment_readers();
         if searcher.num_docs() != description.passages
             || readers.iter().any(SegmentReader::has_deletes)
@@ -131,8 +125,8 @@ impl SparseIndex {
             )));
         }
         Ok(SparseIndex {
-            segments: segments(&searcher)?,
-            text: index.schema().get_field(TEXT)?,
+            segments: Segment::all(&searcher, text)?,
+            text,
             analyzer: words::analyzer(description.language),
             language: description.language,
             searcher,
@@ -220,100 +214,5 @@ impl SparseIndex {
             ))
         };
         clauses.map(|term| (Occur::Should, query(term))).collect()
-    }
-}
-
-impl Segment {
-    /// Puts the documents that belong there among the best; what other segments hold already lets it skip more.
-    fn search(&self, weight: &dyn Weight, best: &mut Best) -> tantivy::Result<()> {
-        weight.for_each_pruning(best.threshold(), &self.reader, &mut |document, score| {
-            best.push(Hit {
-                row: self.rows.get_val(document) as u32,
-                score,
-            });
-            best.threshold()
-        })
-    }
-}
-
-/// The k best of hits whose rows ascend; of equal scores the first stay.
-struct Best {
-    k: usize,
-    hits: BinaryHeap<Ranked>,
-}
-
-/// A hit that is greater the worse it is.
-#[derive(PartialEq)]
-struct Ranked(Hit);
-
-impl Eq for Ranked {}
-
-impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Ranked) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Ranked {
-    fn cmp(&self, other: &Ranked) -> Ordering {
-        self.0.order(&other.0)
-    }
-}
-
-impl Best {
-    fn of(k: usize) -> Best {
-        Best {
-            k,
-            hits: BinaryHeap::with_capacity(k + 1),
-        }
-    }
-
-    /// The score that a hit must exceed.
-    fn threshold(&self) -> Score {
-        match self.hits.peek() {
-            Some(worst) if self.hits.len() == self.k => worst.0.score,
-            _ => Score::MIN,
-        }
-    }
-
-    fn push(&mut self, hit: Hit) {
-        if hit.score > self.threshold() {
-            self.hits.push(Ranked(hit));
-            if self.hits.len() > self.k {
-                self.hits.pop();
-            }
-        }
-    }
-
-    /// In the order of [`Hit::order`].
-    fn into_hits(self) -> Vec<Hit> {
-        let sorted = self.hits.into_sorted_vec();
-        sorted.into_iter().map(|Ranked(hit)| hit).collect()
-    }
-}
-
-/// The corpus rows of a segment's documents.
-fn rows(segment: &SegmentReader) -> tantivy::Result<Arc<dyn ColumnValues<u64>>> {
-    Ok(segment.fast_fields().u64(ROW)?.first_or_default_col(0))
-}
-
-/// An index's segments in the order of their rows, which tantivy does not keep; refuses rows that do not ascend.
-fn segments(searcher: &Searcher) -> tantivy::Result<Vec<Segment>> {
-    let mut segments = Vec::new();
-    for reader in searcher.segment_readers() {
-        segments.push(Segment {
-            rows: rows(reader)?,
-            reader: reader.clone(),
-        });
-    }
-    segments.sort_unstable_by_key(|segment| segment.rows.get_val(0));
-    let rows = segments.iter().flat_map(|segment| {
-        (0..segment.reader.max_doc()).map(|document| segment.rows.get_val(document))
-    });
-    match rows.is_sorted_by(|row, next| row < next) {
-        true => Ok(segments),
-        false => Err(tantivy::TantivyError::InternalError(
-            "documents are not in the order of rows".to_owned(),
-        )),
     }
 }

@@ -19,8 +19,9 @@ namespace {
 using at::Tensor;
 using quarry::Bf16;
 
-// Tokens that go through a layer together, of one thread and of several that share a batch. A
-// longer sequence goes alone.
+// Tokens that go through a layer together: on one thread a whole batch, so that a weight comes from
+// the third cache for many rows at once; of a batch that several threads share, so few that each
+// has some. A longer sequence goes alone.
 constexpr int64_t ALONE = 1024, SHARED = 256;
 // Tensors of a layer, in the order of quarry::Layer: weights and biases, norms' weights and biases.
 constexpr size_t TENSORS = 12;

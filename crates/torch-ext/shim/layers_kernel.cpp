@@ -12,11 +12,15 @@ namespace quarry {
 namespace {
 
 // Rows that go through the products of a branch together: the more, the rarer a weight comes from
-// the third cache, until the rows' states do.
+// the third cache. States of more bytes would come from there themselves, with a second cache of
+// 1 MiB.
 constexpr int64_t FEWEST_ROWS = 256, MOST_ROWS = 512;
 constexpr int64_t STATES = 768 << 10;
 
-int64_t rows_together(int64_t bytes) { return std::clamp(STATES / bytes, FEWEST_ROWS, MOST_ROWS); }
+// Of states of `bytes` each; a multiple of FILLED.
+int64_t rows_together(int64_t bytes) {
+  return std::clamp(STATES / bytes / FILLED * FILLED, FEWEST_ROWS, MOST_ROWS);
+}
 
 // Numbers of a row that the last product of a branch sums up at a time.
 constexpr int64_t DEPTH = 192;

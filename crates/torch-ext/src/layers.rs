@@ -1,6 +1,6 @@
 //! All layers of a transformer of the BERT family in inference, as one operation (f32 or
-//! bf16, CPU): a few sequences go through a layer before the next ones do, so that what lies
-//! between two of its operations never leaves a core's caches.
+//! bf16, CPU): a few sequences go through a layer before the next ones do, so that neither what
+//! lies between two of its operations nor its weights come from memory each time.
 //!
 //! Owns the packed weights and the forward pass. Refuses training, other devices and widths
 //! that are no multiples of 16: callers keep single layers there.

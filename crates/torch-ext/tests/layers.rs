@@ -1,6 +1,8 @@
 //! All layers in one operation against libtorch's operations in double precision.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::{Mutex, MutexGuard};
+
 use quarry_torch_ext::{Activation, Error, LayerForm, LayerWeights, PackedLayers, set_num_threads};
 use tch::{Device, Kind, Tensor};
 
@@ -80,6 +82,20 @@ impl Layer {
     }
 }
 
+/// libtorch's number of threads, which is the whole process's: one test at a time.
+struct Threads(#[allow(dead_code)] MutexGuard<'static, ()>);
+
+impl Threads {
+    fn lock() -> Threads {
+        static LOCK: Mutex<()> = Mutex::new(());
+        Threads(LOCK.lock().unwrap())
+    }
+
+    fn set(&self, count: usize) {
+        set_num_threads(count).unwrap();
+    }
+}
+
 fn form(heads: i64, activation: Activation) -> LayerForm {
     LayerForm {
         heads,
@@ -120,11 +136,11 @@ fn firsts(x: &Tensor, lengths: &[i64]) -> Tensor {
 #[test]
 fn layers_end_as_their_operations_do() {
     tch::manual_seed(7);
-    // Groups of one sequence and of many, a sequence longer than a group, rows that are no
+    // Groups of one sequence and of many, a sequence longer than a group of several threads, rows that are no
     // multiple of anything, heads narrower than a vector, widths above and below the kernels' blocks of 64 and 192.
-    // More sequences than a tile has rows.
-    let many = [3; 270];
-    let shapes: [(i64, i64, i64, &[i64]); 8] = [
+    // More sequences than a tile has rows, and states so wide that a tile in f32 has fewer.
+    let many = [3; 530];
+    let shapes: [(i64, i64, i64, &[i64]); 9] = [
         (16, 16, 1, &[1]),
         (32, 48, 4, &[5, 19]),
         (32, 48, 2, &[7, 3, 1]),
@@ -133,7 +149,9 @@ fn layers_end_as_their_operations_do() {
         (208, 224, 2, &[40, 23]),
         (48, 48, 8, &[9, 8]),
         (32, 48, 2, &many),
+        (656, 64, 2, &[310]),
     ];
+    let threads = Threads::lock();
     for (kind, most) in [(Kind::Float, 1e-5), (Kind::BFloat16, 0.05)] {
         for (h, inner, heads, lengths) in shapes {
             for (activation, gelu) in [(Activation::Gelu, "none"), (Activation::GeluTanh, "tanh")] {
@@ -143,7 +161,10 @@ fn layers_end_as_their_operations_do() {
                     continue;
                 };
                 let x = random(&[lengths.iter().sum(), h], 1.0).to_kind(kind);
+                threads.set(1);
                 let found = packed.forward(&x, lengths).unwrap();
+                threads.set(2);
+                assert!(packed.forward(&x, lengths).unwrap() == found);
                 assert_eq!((found.kind(), found.size()), (kind, x.size()));
                 assert!(packed.forward_first(&x, lengths).unwrap() == firsts(&found, lengths));
                 let exact = exact(&layers, &x, lengths, heads, gelu);
@@ -160,23 +181,26 @@ fn layers_end_as_their_operations_do() {
 
 #[test]
 fn a_sequence_is_the_same_in_any_company_and_on_any_number_of_threads() {
+    let threads = Threads::lock();
     for kind in [Kind::Float, Kind::BFloat16] {
         let layers = [Layer::new(64, 128, kind), Layer::new(64, 128, kind)];
         let Ok(packed) = packed(&layers, 64, kind, form(4, Activation::Gelu)) else {
             eprintln!("SKIPPED: this processor has no {kind:?} products");
             continue;
         };
-        let lengths = [201, 90, 37, 37, 18, 3];
+        // More than a group of one thread takes, and one across a tile's end.
+        let lengths = [201, 190, 180, 37, 37, 18, 3, 250, 240];
         let x = random(&[lengths.iter().sum(), 64], 1.0).to_kind(kind);
+        threads.set(1);
         let found = packed.forward(&x, &lengths).unwrap();
-        set_num_threads(2).unwrap();
+        threads.set(2);
         assert!(
             packed.forward(&x, &lengths).unwrap() == found,
             "{kind:?}: threads"
         );
         let first = packed.forward_first(&x, &lengths).unwrap();
         assert!(first == firsts(&found, &lengths), "{kind:?}: first tokens");
-        set_num_threads(1).unwrap();
+        threads.set(1);
         assert!(packed.shallow_clone().forward(&x, &lengths).unwrap() == found);
         let mut first = 0;
         for length in lengths {

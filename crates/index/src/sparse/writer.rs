@@ -9,7 +9,8 @@ use tantivy::indexer::NoMergePolicy;
 use tantivy::schema::{FAST, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
 use tantivy::{Index, IndexWriter, ReloadPolicy, TantivyDocument};
 
-use super::{ANALYZER, DESCRIPTION, Description, Language, ROW, TEXT, VERSION, rows, words};
+use super::segment::rows;
+use super::{ANALYZER, DESCRIPTION, Description, Language, ROW, TEXT, VERSION, words};
 use crate::IndexError;
 
 /// What bounds the memory of writing.
@@ -48,7 +49,7 @@ pub(super) fn write<T: AsRef<str>>(
     let mut writer: IndexWriter = index.writer_with_num_threads(1, sizes.memory)?;
     writer.set_merge_policy(Box::new(NoMergePolicy));
     let mut passages = Passages {
-        rest: passages.into_iter(),
+        rest: passages.into_iter().fuse(),
         count: 0,
         last: None,
         progress,
@@ -142,6 +143,7 @@ impl<T: AsRef<str>, I: Iterator<Item = (u32, T)>> Passages<'_, I> {
 /// The segments that are complete.
 #[derive(Default)]
 struct Segments {
+    /// What tantivy calls them.
     ids: HashSet<SegmentId>,
     /// How many parts each was merged from.
     parts: Vec<usize>,
@@ -194,34 +196,19 @@ mod tests {
             })
         };
         let folder = tempfile::tempdir().unwrap();
+        let Sizes { memory, segment } = Sizes::DEFAULT;
         let small = 15 << 20;
-        let built = [
-            ("whole", Sizes::DEFAULT),
-            (
-                "merged",
-                Sizes {
-                    memory: small,
-                    ..Sizes::DEFAULT
-                },
-            ),
-            (
-                "segments",
-                Sizes {
-                    segment: 25_000,
-                    ..Sizes::DEFAULT
-                },
-            ),
-            (
-                "merged segments",
-                Sizes {
-                    memory: small,
-                    segment: 25_000,
-                },
-            ),
-        ]
-        .map(|(name, sizes)| {
-            let dir = folder.path().join(name);
+        // The last two end on a boundary, and do not.
+        let sizes = [
+            (memory, segment),
+            (small, segment),
+            (memory, 20_000),
+            (small, 25_000),
+        ];
+        let built = sizes.map(|(memory, segment)| {
+            let dir = folder.path().join(format!("{memory}-{segment}"));
             fs::create_dir(&dir).unwrap();
+            let sizes = Sizes { memory, segment };
             let parts = write(&dir, passages(), Language::Plain, sizes, &mut |_| {}).unwrap();
             (parts, SparseIndex::open(&dir).unwrap())
         });
