@@ -12,6 +12,10 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
+/// Passages between two returns of what the writer's threads gave back: each keeps its own spare memory, and a segment
+/// has a thread of its own.
+const RELEASE_STEP: u64 = 100_000;
+
 /// Passages whose words decide the language under `data.language = "auto"`.
 const SAMPLE: usize = 1000;
 
@@ -63,6 +67,9 @@ fn build(
     // A cancellation waits: the index will serve the next task all the same.
     let mut count = |done: u64| {
         let _ = progress.advance((done - before) as usize);
+        if done / RELEASE_STEP > before / RELEASE_STEP {
+            release_spare_memory();
+        }
         before = done;
     };
     let index = SparseIndex::build(dir, passages.texts(), language, &mut count)?;

@@ -122,7 +122,7 @@ impl<T: AsRef<str>, I: Iterator<Item = (u32, T)>> Passages<'_, I> {
             document.add_u64(row_field, u64::from(row));
             writer.add_document(document)?;
             self.count += 1;
-            if self.count % PROGRESS_STEP == 0 {
+            if self.count.is_multiple_of(PROGRESS_STEP) {
                 (self.progress)(self.count);
             }
         }
@@ -133,7 +133,7 @@ impl<T: AsRef<str>, I: Iterator<Item = (u32, T)>> Passages<'_, I> {
     fn finish(self) -> Result<u64, IndexError> {
         match self.count {
             0 => return Err(IndexError::Empty),
-            count if count % PROGRESS_STEP != 0 => (self.progress)(count),
+            count if !count.is_multiple_of(PROGRESS_STEP) => (self.progress)(count),
             _ => {}
         }
         Ok(self.count)
