@@ -8,7 +8,7 @@ and taken through `quarry prepare`, BM25, some steps of training, a generation m
 the checkpoint and the swap to it, by the programs as `quarry run` starts them, with a stub
 encoder (stub.py). Then the merge of --questions questions over eight partitions, and of a
 half, a quarter and an eighth as many, from generated candidates, 200 of each partition
-(inferencer/examples/merge.rs). 10,000,000 passages need 15 GB of disk and, on two cores, half an hour.
+(inferencer/examples/merge.rs). 10,000,000 passages need 15 GB of disk and, on two cores, a quarter of an hour.
 """
 
 import argparse
