@@ -46,7 +46,7 @@ impl Segment {
         segments.sort_unstable_by_key(|segment| segment.rows.get_val(0));
         match segments
             .iter()
-            .flat_map(Segment::rows)
+            .flat_map(Segment::each_row)
             .is_sorted_by(|row, next| row < next)
         {
             true => Ok(segments),
@@ -56,7 +56,7 @@ impl Segment {
         }
     }
 
-    fn rows(&self) -> impl Iterator<Item = u64> + '_ {
+    fn each_row(&self) -> impl Iterator<Item = u64> + '_ {
         (0..self.reader.max_doc()).map(|document| self.rows.get_val(document))
     }
 

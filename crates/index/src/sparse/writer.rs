@@ -17,7 +17,7 @@ use crate::IndexError;
 pub(super) struct Sizes {
     /// Bytes of the writer; more passages than fit are put aside, and merged when the segment is complete.
     pub(super) memory: usize,
-    /// Passages of a segment, of which a merge keeps some 20 bytes each in memory.
+    /// Passages of a segment, of which a merge keeps up to some 20 bytes each in memory.
     pub(super) segment: usize,
 }
 
