@@ -37,7 +37,7 @@ pub async fn publish(
             );
             return Ok(Event::ObjectsMissing { generation, paths });
         }
-        let manifest = manifest.publish(&store).await?;
+        let manifest = manifest.write(&store).await?;
         Ok(Event::ManifestWritten {
             generation,
             manifest,

@@ -9,7 +9,7 @@
 use crate::state::{Change, Run};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use quarry_artifacts::{ArtifactError, Created, Store, layout};
+use quarry_artifacts::{ArtifactError, Created, Store, aside, layout};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -17,6 +17,8 @@ use thiserror::Error;
 const VERSION: u32 = 1;
 /// Records read at once while taking over.
 const READS: usize = 64;
+/// Bytes of a log whose snapshot takes milliseconds to encode.
+const LARGE: u64 = 1 << 20;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -208,7 +210,7 @@ impl Log {
     ///
     /// # Errors
     /// If the store fails; nothing is lost then but time at the next start.
-    pub async fn snapshot(&self, run: &Run) -> Result<u64, LogError> {
+    pub async fn snapshot(&self, run: Run) -> Result<u64, LogError> {
         let sequence = self.last();
         let path = layout::log_snapshot(sequence);
         let snapshot = Snapshot {
@@ -216,7 +218,8 @@ impl Log {
             sequence,
             run,
         };
-        let bytes = encode(&path, &snapshot)?;
+        let (named, large) = (path.clone(), self.start.size + self.grown > LARGE);
+        let bytes = aside(large, move || encode(&named, &snapshot)).await?;
         let size = bytes.len() as u64;
         self.store.create(&path, bytes).await?;
         Ok(size)

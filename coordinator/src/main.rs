@@ -6,7 +6,9 @@ use quarry_coordinator::server::{exit_code, serve};
 use quarry_service::{causes, signals, telemetry};
 use std::process::ExitCode;
 
-#[tokio::main]
+// One thread: all calls end at the one driver, and a thread that waits to be woken for each
+// of a fleet's small calls costs more than the calls.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let options = Options::parse();
     telemetry::init("quarry-coordinator", options.service.log_json);

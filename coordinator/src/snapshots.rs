@@ -52,7 +52,7 @@ impl Snapshots {
         self.begun = (log.last(), log.grown());
         let (log, run) = (log.clone(), run.clone());
         self.writing.spawn(async move {
-            let written = log.snapshot(&run).await;
+            let written = log.snapshot(run).await;
             let say = |error| {
                 tracing::warn!(%error, "cannot write a snapshot; the next start will take longer");
             };

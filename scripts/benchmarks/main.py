@@ -93,7 +93,7 @@ def peer(args, contender):
 
 def measure(args, suite):
     """One list of results a contender, one result a round, contenders in turn."""
-    contenders, _ = SUITES[suite]
+    contenders = [name for name in SUITES[suite][0] if name in (args.only or SUITES[suite][0])]
     found = {contender: [] for contender in contenders}
     first = args.seed
     for turn in range(args.rounds):
@@ -114,7 +114,8 @@ def measure(args, suite):
             if suite == "encode" and name != "peak" and contender != "quarry:bf16":
                 # Quarry's f32 vectors come after its bf16 ones, and judge them.
                 judged = "quarry:bf16" if contender == "quarry:f32" else contender
-                found[judged][turn]["cosine"] = agree(args.work, judged)
+                if judged in found and "quarry:f32" in found:
+                    found[judged][turn]["cosine"] = agree(args.work, judged)
     args.seed = first
     return found
 
@@ -174,6 +175,8 @@ def ratios(suite, found):
     """Of each pair, round by round: how many times faster ours was."""
     rows = []
     for ours, theirs, goal in SUITES[suite][1]:
+        if not {ours, theirs} <= found.keys():
+            continue
         rates = [
             (a["texts"] / a["seconds"]) / (b["texts"] / b["seconds"])
             if suite != "refresh"
@@ -191,7 +194,7 @@ def shares(args, suite, found):
     work = work_of_a_pair(args) if suite == "train" else work_of(args, peers.texts_of(args.texts))
     rows = []
     for dtype in ("bf16", "f32"):
-        if f"peak:{dtype}" in found:
+        if {f"peak:{dtype}", f"quarry:{dtype}"} <= found.keys():
             of_peak = [
                 work * ours["texts"] / ours["seconds"] / top["flops"]
                 for ours, top in zip(found[f"quarry:{dtype}"], found[f"peak:{dtype}"])
@@ -267,6 +270,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=3, help="steps of train that are not timed")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=lambda names: names.split(","), help="of one suite's contenders those, by comma: quarry:bf16,refresh:f32")
     parser.add_argument("--json", type=Path, help="file for every figure")
     # These suites are the processor's: a GPU, which programs take by themselves, is hidden.
     parser.set_defaults(device="cpu", batch=32, attention=None)
@@ -281,6 +285,12 @@ def main():
     if unknown:
         parser.error(f"unknown suite {', '.join(sorted(unknown))}: choose from {', '.join(suites)} (gpu and size come first and alone)")
     wanted = args.suites or suites
+    if args.only:
+        if len(wanted) != 1 or wanted[0] not in SUITES:
+            parser.error(f"--only wants one suite before it, of {', '.join(SUITES)}")
+        known = SUITES[wanted[0]][0]
+        if not set(args.only) <= set(known):
+            parser.error(f"--only of {wanted[0]} takes some of {', '.join(known)}")
     rounds, steps = args.rounds, args.steps
     if "refresh" in wanted and args.threads % 2:
         parser.error("--threads of refresh is even: two workers share them")
@@ -321,7 +331,9 @@ def part_of(args, suite, whole):
 
 
 def setting(args):
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], stdout=subprocess.PIPE, text=True).stdout
+    git = shutil.which("git")  # Where only the programs were copied to there may be none.
+    ask = [git, "rev-parse", "HEAD"] if git else ["true"]
+    commit = subprocess.run(ask, stdout=subprocess.PIPE, text=True).stdout
     chosen = {name: str(value) for name, value in vars(args).items() if name not in ("work", "texts", "json")}
     return {**chosen, "commit": commit.strip(), "machine": machine()}
 

@@ -24,10 +24,15 @@ pub fn claim(choice: DeviceChoice, threads: usize) -> Result<Device> {
     Ok(device)
 }
 
+/// Values of `CUBLAS_WORKSPACE_CONFIG` with which cuBLAS repeats itself; libtorch refuses a
+/// product in deterministic mode under any other.
+const FIXED_WORKSPACES: [&str; 2] = [":4096:8", ":16:8"];
+
 /// A replay wants the same kernels in the same order. cuBLAS promises that only
 /// with a fixed workspace, which must be asked for before the process starts.
 fn replayable() -> Result<()> {
-    if std::env::var_os("CUBLAS_WORKSPACE_CONFIG").is_none() {
+    let workspace = std::env::var("CUBLAS_WORKSPACE_CONFIG").unwrap_or_default();
+    if !FIXED_WORKSPACES.contains(&workspace.as_str()) {
         tracing::warn!(
             "runs on this GPU need not repeat bitwise; set CUBLAS_WORKSPACE_CONFIG=:4096:8 for that"
         );

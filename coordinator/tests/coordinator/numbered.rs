@@ -98,7 +98,7 @@ impl Writers {
             },
             Act::Look => prop_assert_eq!(log.check_unfenced().await.is_err(), behind > 0),
             Act::Snapshot => {
-                log.snapshot(run).await.unwrap();
+                log.snapshot(run.clone()).await.unwrap();
             }
             Act::TornSnapshot => {
                 let path = layout::log_snapshot(log.last());

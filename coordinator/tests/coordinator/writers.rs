@@ -64,7 +64,7 @@ async fn a_snapshot_gives_the_same_run_as_the_records() {
         log.append(1, &changes).await.unwrap();
         changes.iter().for_each(|change| run.evolve(change));
         if step == 60 {
-            log.snapshot(&run).await.unwrap();
+            log.snapshot(run.clone()).await.unwrap();
         }
     }
     let (again, replayed) = open(&store, "r").await;

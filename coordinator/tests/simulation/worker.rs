@@ -117,11 +117,10 @@ impl Worker {
 
     /// Renews the lease until the coordinator does not want the work any more.
     async fn beat(&self, lease: &Lease) {
+        let period = u64::from(lease.duration_ms / 3);
+        let mut pause = period;
         loop {
-            self.link
-                .process
-                .sleep(u64::from(lease.duration_ms / 4))
-                .await;
+            self.link.process.sleep(pause).await;
             let request = v1::HeartbeatRequest {
                 worker: self.link.process.name.clone(),
                 lease: lease.id,
@@ -130,9 +129,11 @@ impl Worker {
                 generation: Some(lease.task.generation),
                 task: Some(lease.task.number),
             };
-            if self.link.heartbeat(request).await.unwrap_or(false) {
-                return;
-            }
+            pause = match self.link.heartbeat(request).await {
+                Ok(true) => return,
+                Ok(false) => period,
+                Err(_) => period / 4,
+            };
         }
     }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
+use crate::aside::aside;
 use crate::checkpoint::CheckpointRef;
 use crate::create::Created;
 use crate::digest::Digest;
@@ -21,6 +22,9 @@ const KIND: &str = "generation manifest";
 
 /// Objects asked for at a time: a large generation has thousands.
 const PARALLEL: usize = 32;
+
+/// A manifest of more objects takes milliseconds to write down.
+const LARGE: usize = 1_000;
 
 /// What mined a generation's negatives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,9 +136,7 @@ impl GenerationManifest {
     }
 
     /// Checks the manifest, checks that every object is in the store at its
-    /// size, and writes the manifest. The returned reference is what the log
-    /// record must carry: if a coordinator that died before its record left
-    /// another manifest under the usual name, this one gets a name of its own.
+    /// size, and writes the manifest, as [`Self::write`] does.
     ///
     /// # Errors
     /// If the manifest is incomplete, an object is missing or short, or the
@@ -150,14 +152,31 @@ impl GenerationManifest {
             .buffered(PARALLEL)
             .try_collect::<()>()
             .await?;
+        self.clone().write(store).await
+    }
+
+    /// Checks and writes the manifest of objects that were all seen in the store at their
+    /// size. The returned reference is what the log record must carry: if a coordinator that
+    /// died before its record left another manifest under the usual name, this one gets a
+    /// name of its own.
+    ///
+    /// # Errors
+    /// If the manifest is incomplete, or the store fails.
+    pub async fn write(self, store: &Store) -> Result<ObjectRef> {
         let path = layout::generation_manifest(self.generation);
-        let bytes = encode(&path, KIND, self)?;
+        let folder = layout::generation_folder(self.generation);
+        let named = path.clone();
+        let large = self.objects().nth(LARGE).is_some();
+        let encoded = aside(large, move || -> Result<_> {
+            self.check()?;
+            let bytes = encode(&named, KIND, &self)?;
+            let digest = Digest::of(&bytes);
+            Ok((bytes, digest))
+        });
+        let (bytes, digest) = encoded.await?;
         match store.create(&path, bytes.clone()).await? {
-            Created::Yes => ObjectRef::new(path, bytes.len() as u64, Digest::of(&bytes)),
-            Created::Exists => {
-                let folder = layout::generation_folder(self.generation);
-                store.put_content(&folder, "manifest", "json", bytes).await
-            }
+            Created::Yes => ObjectRef::new(path, bytes.len() as u64, digest),
+            Created::Exists => store.put_content(&folder, "manifest", "json", bytes).await,
         }
     }
 

@@ -8,6 +8,7 @@
 //! objects mean: corpora, models and indexes belong to their own crates.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod aside;
 mod backend;
 mod cache;
 mod checkpoint;
@@ -27,6 +28,7 @@ mod store;
 mod upload;
 mod versions;
 
+pub use aside::aside;
 pub use cache::{Cache, CachedFile};
 pub use checkpoint::{
     CheckpointFiles, CheckpointManifest, CheckpointOrigin, CheckpointRef, fetch_checkpoint,

@@ -3,6 +3,7 @@
 
 use crate::error::{Result, ServiceError};
 use std::fmt::Display;
+use std::path::Path;
 use std::str::FromStr;
 
 /// What `--device` says.
@@ -15,6 +16,9 @@ pub enum DeviceChoice {
     /// The GPU of this number and no other device.
     Cuda(usize),
 }
+
+/// What the driver of the first NVIDIA GPU makes.
+const GPU_FILE: &str = "/dev/nvidia0";
 
 impl FromStr for DeviceChoice {
     type Err = String;
@@ -49,7 +53,7 @@ impl DeviceChoice {
             Ok(gpus) => gpus,
             Err(error) if self == Self::Auto => {
                 tracing::warn!(%error, "CUDA cannot be loaded, computing on the processor");
-                0
+                return Ok(None);
             }
             Err(error) => {
                 return Err(ServiceError::Cuda {
@@ -57,6 +61,12 @@ impl DeviceChoice {
                 });
             }
         };
+        let hidden = std::env::var_os("CUDA_VISIBLE_DEVICES").is_some();
+        if gpus == 0 && self == Self::Auto && !hidden && Path::new(GPU_FILE).exists() {
+            tracing::warn!(
+                "this machine seems to have a GPU ({GPU_FILE}), but libtorch sees none, computing on the processor; put a libtorch with CUDA on LD_LIBRARY_PATH, or say --device cpu"
+            );
+        }
         self.gpu(gpus)
     }
 

@@ -11,11 +11,16 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::error::{Result, ServiceError};
 
-/// How often an idle connection is probed, and how long an answer may take:
-/// without this a partition is never noticed.
-pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a connection may be silent before its client probes it, and how long the answer
+/// may take: without this a partition is never noticed. Longer than the pause between a
+/// lease's heartbeats by default, and than a wait for work: a fleet's calls are the only
+/// probes.
+pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(11);
 /// See [`KEEP_ALIVE_INTERVAL`].
-pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(14);
+
+/// The same of a server, which has many and waits for none: it only clears up.
+const SERVER_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Binds `addr` (port 0: a free one) and logs and returns the bound address.
 ///
@@ -62,7 +67,7 @@ pub fn incoming(listener: TcpListener) -> TcpIncoming {
 /// A tonic server with this project's keep-alive.
 pub fn server() -> Server {
     Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_interval(Some(SERVER_KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
 }
 

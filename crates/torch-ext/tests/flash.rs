@@ -4,10 +4,18 @@
 mod support;
 
 use quarry_torch_ext::{FlashAttention, SequenceBounds, set_deterministic};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use support::textbook;
 use tch::{Device, Kind, Tensor};
 
 const LENGTHS: [i64; 9] = [158, 1, 16, 33, 200, 256, 90, 7, 520];
+
+/// libtorch's generators and its deterministic setting belong to the process: tests that use
+/// them take turns.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Output and gradient of the projections on the CPU, for one gradient of the output.
 fn both(
@@ -37,6 +45,7 @@ fn largest(difference: Tensor) -> f64 {
 
 #[test]
 fn context_and_gradients_agree_with_the_textbook() {
+    let _turn = turn();
     let Some(gpu) = support::gpu() else { return };
     for (heads, width) in [(12, 32), (2, 64), (3, 24), (1, 128), (1, 256)] {
         for (kind, tolerance) in [(Kind::BFloat16, 6e-2), (Kind::Half, 1e-2)] {
@@ -65,6 +74,7 @@ fn context_and_gradients_agree_with_the_textbook() {
 /// libtorch's operator follows the process's setting: two backward passes, one result.
 #[test]
 fn the_deterministic_setting_repeats_the_gradient_bitwise() {
+    let _turn = turn();
     let Some(gpu) = support::gpu() else { return };
     let (projections, gradient) = random(12 * 64, Kind::BFloat16);
     let there = |t: &Tensor| t.to_device(gpu).to_kind(Kind::BFloat16);
@@ -87,6 +97,7 @@ fn the_deterministic_setting_repeats_the_gradient_bitwise() {
 
 #[test]
 fn dropout_of_probabilities_keeps_the_mean_and_repeats_by_seed() {
+    let _turn = turn();
     let Some(gpu) = support::gpu() else { return };
     let (projections, _) = random(4 * 64, Kind::BFloat16);
     let projections = projections.to_device(gpu).to_kind(Kind::BFloat16);
@@ -142,6 +153,7 @@ fn bounds_are_the_sums_of_the_lengths() {
 
 #[test]
 fn projections_that_do_not_fit_the_bounds_are_refused() {
+    let _turn = turn();
     let Some(gpu) = support::gpu() else { return };
     let attention = FlashAttention::new(2, 16, Kind::BFloat16, gpu).unwrap();
     let bounds = SequenceBounds::new(&[2, 3], gpu).unwrap();

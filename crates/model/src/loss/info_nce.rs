@@ -10,7 +10,7 @@
 //! negatives are all masked stays in the denominator with loss 0.
 
 use super::{Contrast, LossError, LossOutput, MeanOver, Seen};
-use tch::Kind;
+use tch::{Kind, TchError, Tensor};
 
 /// Mean over the `B` queries.
 ///
@@ -28,9 +28,7 @@ pub fn info_nce(input: &Contrast<'_>) -> Result<LossOutput, LossError> {
         Some(mask) => scores.f_masked_fill(mask, f64::NEG_INFINITY)?,
         None => scores.shallow_clone(),
     };
-    let positive = scores
-        .f_gather(1, &input.targets.f_unsqueeze(1)?, false)?
-        .f_squeeze_dim(1)?;
+    let positive = positives(&scores, input.targets)?;
     let rows = logits
         .f_logsumexp([1i64].as_slice(), false)?
         .f_sub(&positive)?;
@@ -45,12 +43,18 @@ pub fn info_nce(input: &Contrast<'_>) -> Result<LossOutput, LossError> {
     })
 }
 
+/// `S_i,y_i` `[B]`. By an index for each dimension rather than a gather: the gradient of that
+/// is a scatter, for which a GPU in deterministic mode copies from the host and waits.
+fn positives(scores: &Tensor, targets: &Tensor) -> Result<Tensor, TchError> {
+    let rows = Tensor::f_arange(targets.size1()?, (Kind::Int64, targets.device()))?;
+    scores.f_index(&[Some(&rows), Some(targets)])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::loss::given::{assert_close, score_gradient, scores};
     use crate::loss::scalar;
-    use tch::Tensor;
 
     const S: [f32; 8] = [2., 1., 0., 0.5, 0., 3., 1., -1.];
 

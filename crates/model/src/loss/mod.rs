@@ -165,7 +165,12 @@ impl Contrast<'_> {
 
     /// The mask with every target cleared; `None` if nothing can be masked.
     fn mask(&self) -> Result<Option<Tensor>, TchError> {
-        let clear = |mask: &Tensor| mask.f_scatter_value(1, &self.targets.f_unsqueeze(1)?, 0);
+        // Not by a scatter: see `positives` of InfoNCE.
+        let clear = |mask: &Tensor| {
+            let columns = Tensor::f_arange(mask.size2()?.1, (Kind::Int64, mask.device()))?;
+            let others = columns.f_ne_tensor(&self.targets.f_unsqueeze(1)?)?;
+            mask.f_logical_and(&others)
+        };
         self.masked.map(clear).transpose()
     }
 }
