@@ -29,7 +29,9 @@ async fn as_record(bytes: &[u8]) {
     match open(&store).await {
         Ok((log, run)) => {
             assert_eq!(log.last(), 1);
-            log.snapshot(&run).await.expect("the snapshot is written");
+            log.snapshot(run.clone())
+                .await
+                .expect("the snapshot is written");
             let (log, again) = open(&store).await.expect("the log is as it was");
             assert_eq!((log.last(), again), (1, run));
             let mut follower = log;
