@@ -331,9 +331,9 @@ def part_of(args, suite, whole):
 
 
 def setting(args):
-    git = shutil.which("git")  # Where only the programs were copied to there may be none.
-    ask = [git, "rev-parse", "HEAD"] if git else ["true"]
-    commit = subprocess.run(ask, stdout=subprocess.PIPE, text=True).stdout
+    ask, commit = ["git", "rev-parse", "HEAD"], ""
+    if shutil.which("git"):  # Where only the programs were copied to there may be none.
+        commit = subprocess.run(ask, stdout=subprocess.PIPE, text=True).stdout
     chosen = {name: str(value) for name, value in vars(args).items() if name not in ("work", "texts", "json")}
     return {**chosen, "commit": commit.strip(), "machine": machine()}
 
