@@ -26,6 +26,24 @@ inline const at::BFloat16* torch(const Bf16* p) { return reinterpret_cast<const 
 inline float* torch(float* p) { return p; }
 inline const float* torch(const float* p) { return p; }
 
+// Columns of a product at a time. What a block of them needs of B lies side by side, as the rows of
+// a whole weight would push each other out of the caches. A block of 64 does so itself where
+// vectors hold eight floats: products of f32 ran at .65 of the peak there, of 32 at .9 and more.
+inline int64_t columns() {
+#if defined(__x86_64__)
+  static const int64_t most = __builtin_cpu_supports("avx512f") ? 64 : 32;
+  return most;
+#else
+  return 64;
+#endif
+}
+
+// Calls `block(first, count)` for the columns from `first` to `end`.
+template <class F>
+void in_blocks(int64_t first, int64_t end, const F& block) {
+  for (const int64_t most = columns(); first < end; first += most) block(first, std::min(most, end - first));
+}
+
 // C [m, n] (+)= A [m, k] B, with B packed; rows of A and C are `stride`s apart.
 template <class E>
 void product(

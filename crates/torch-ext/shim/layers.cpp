@@ -152,14 +152,14 @@ Tensor forward(
 
 }  // namespace
 
-extern "C" char* quarry_layers_pack(const Tensor* weight, int64_t block, Tensor** packed) {
+extern "C" char* quarry_layers_pack(const Tensor* weight, int64_t part, Tensor** packed) {
   return guarded([&] {
     at::NoGradGuard no_grad;
     const Tensor from = weight->detach().contiguous(), to = at::empty_like(from);
-    const int64_t out = from.size(0), in = from.size(1), rows = block > 0 ? block : quarry::COLUMNS;
+    const int64_t out = from.size(0), in = from.size(1);
     from.scalar_type() == at::kFloat
-        ? quarry::pack(elements<float>(from), out, in, rows, elements<float>(to))
-        : quarry::pack(elements<Bf16>(from), out, in, rows, elements<Bf16>(to));
+        ? quarry::pack(elements<float>(from), out, in, part, elements<float>(to))
+        : quarry::pack(elements<Bf16>(from), out, in, part, elements<Bf16>(to));
     *packed = new Tensor(to);
   });
 }

@@ -84,11 +84,10 @@ template <class E>
 void last_product(
     const E* a, int64_t stride, int64_t rows, const Packed<E>& last, int64_t first, int64_t depth,
     float* sums) {
-  for (int64_t column = 0; column < last.out; column += COLUMNS) {
-    const int64_t block = std::min(COLUMNS, last.out - column);
+  in_blocks(0, last.out, [&](int64_t column, int64_t block) {
     const E* weight = last.weight + column * last.in + first * block;
     product(rows, block, depth, a, stride, weight, sums + column, last.out, first > 0);
-  }
+  });
 }
 
 // x = LN(x + a Wᵀ + b) of a tile's rows.
@@ -105,18 +104,18 @@ void project(const E* a, int64_t rows, const Packed<E>& last, const LayerNorm& n
 template <class E>
 void feed_forward(
     int64_t rows, const Packed<E>& first, const Packed<E>& last, bool tanh, const LayerNorm& norm, E* x) {
-  Scratch scratch(3 * 64 + rows * ((COLUMNS + last.out) * sizeof(float) + DEPTH * sizeof(E)));
-  float* inner = scratch.take<float>(rows * COLUMNS);
+  Scratch scratch(3 * 64 + rows * ((columns() + last.out) * sizeof(float) + DEPTH * sizeof(E)));
+  float* inner = scratch.take<float>(rows * columns());
   E* activated = scratch.take<E>(rows * DEPTH);
   float* sums = scratch.take<float>(rows * last.out);
   for (int64_t begin = 0; begin < first.out; begin += DEPTH) {
     const int64_t depth = std::min(DEPTH, first.out - begin);
-    for (int64_t i = 0; i < depth; i += COLUMNS) {
-      const int64_t block = std::min(COLUMNS, depth - i), column = begin + i;
-      product(rows, block, first.in, x, first.in, first.weight + column * first.in, inner, block, false);
-      tanh ? activate_by_tanh(inner, first.bias + column, rows, block, DEPTH, activated + i)
-           : activate(inner, first.bias + column, rows, block, DEPTH, activated + i);
-    }
+    in_blocks(begin, begin + depth, [&](int64_t column, int64_t block) {
+      E* to = activated + column - begin;
+      product(rows, block, first.in, x, first.in, first.weight + column * first.in, inner, false);
+      tanh ? activate_by_tanh(inner, first.bias + column, rows, block, DEPTH, to)
+           : activate(inner, first.bias + column, rows, block, DEPTH, to);
+    });
     last_product(activated, DEPTH, rows, last, begin, depth, sums);
   }
   normalize(sums, last.bias, rows, last.out, norm, x);
@@ -131,7 +130,9 @@ void project_head(
   float* sums = scratch.take<float>(std::min(rows, MOST_ROWS) * d);
   const E* weight = all.weight + column * all.in;
   in_tiles<E>(rows, all.in, [&](int64_t first, int64_t count) {
-    product(count, d, all.in, x + first * all.in, all.in, weight, sums, d, false);
+    in_blocks(0, d, [&](int64_t i, int64_t block) {
+      product(count, block, all.in, x + first * all.in, all.in, weight + i * all.in, sums + i, d, false);
+    });
     add_bias(sums, all.bias + column, count, d, stride, to + first * stride);
   });
 }
@@ -139,11 +140,11 @@ void project_head(
 }  // namespace
 
 template <class E>
-void pack(const E* weight, int64_t out, int64_t in, int64_t block, E* to) {
-  for (int64_t row = 0; row < out; row += block) {
-    const int64_t rows = std::min(block, out - row);
-    pack_transposed(Rows<E>{weight + row * in, in, rows}, rows, in, to + row * in);
-  }
+void pack(const E* weight, int64_t out, int64_t in, int64_t part, E* to) {
+  for (int64_t start = 0; start < out; start += part)
+    in_blocks(start, std::min(out, start + part), [&](int64_t row, int64_t rows) {
+      pack_transposed(Rows<E>{weight + row * in, in, rows}, rows, in, to + row * in);
+    });
 }
 
 template <class E>

@@ -36,14 +36,12 @@ struct Form {
   bool tanh;  // the form of GELU
 };
 
-// Columns of a product at a time. What a block of them needs of the weight lies side by side: with
-// rows of the whole weight as far apart as they are wide, products of f32 run at three quarters of
-// this pace as soon as the weights of all layers do not fit the second cache.
-constexpr int64_t COLUMNS = 64;
-
-// Lays out a weight [out, in] in blocks of `block` of its rows. `in` is even.
+// Lays out each `part` of the rows of a weight [out, in] in blocks of as many as a product takes:
+// with rows of the whole weight as far apart as they are wide, products of f32 ran at three
+// quarters of this pace as soon as the weights of all layers did not fit the second cache. `in` is
+// even.
 template <class E>
-void pack(const E* weight, int64_t out, int64_t in, int64_t block, E* to);
+void pack(const E* weight, int64_t out, int64_t in, int64_t part, E* to);
 
 // Rows are filled up to a multiple of this: libtorch compiles a block product for each number of
 // them, which takes a third of a millisecond.

@@ -73,7 +73,7 @@ void add_weight_gradients(const std::vector<Part>& parts, const Tensor& dy, cons
     for (const auto& [weight, first] : parts) add_gradient(weight, dw.narrow(0, first, weight.size(0)));
     return;
   }
-  const int64_t tokens = x.size(0), in = x.size(1), out = dy.size(1), block = quarry::GRADIENT_BLOCK;
+  const int64_t tokens = x.size(0), in = x.size(1), out = dy.size(1), block = quarry::columns();
   const Tensor packed = at::empty({quarry::packed_size(tokens, in)}, x.options());
   const auto blocks = [block](int64_t n) { return (n + block - 1) / block; };
   at::parallel_for(0, blocks(in), 1, [&](int64_t begin, int64_t end) {

@@ -25,12 +25,6 @@ void in_parts(int64_t tokens, const F& part) {
   }
 }
 
-// Calls `block(first, count)` for the columns from `first` to `end`.
-template <class F>
-void in_blocks(int64_t first, int64_t end, const F& block) {
-  for (; first < end; first += GRADIENT_BLOCK) block(first, std::min(GRADIENT_BLOCK, end - first));
-}
-
 }  // namespace
 
 int64_t packed_size(int64_t tokens, int64_t in) { return round_up(tokens, FILLED) * in; }
@@ -48,9 +42,9 @@ void pack_input(const E* x, int64_t tokens, int64_t in, int64_t first, int64_t c
 template <class E>
 void add_weight_gradient(
     const E* dy, int64_t stride, int64_t tokens, int64_t rows, const E* packed, int64_t in, float* dw) {
-  Scratch scratch(2 * 64 + 2 * DEPTH<E> * GRADIENT_BLOCK * sizeof(E));
-  E* pairs = scratch.take<E>(DEPTH<E> * GRADIENT_BLOCK);
-  E* slopes = scratch.take<E>(DEPTH<E> * GRADIENT_BLOCK);
+  Scratch scratch(2 * 64 + 2 * DEPTH<E> * columns() * sizeof(E));
+  E* pairs = scratch.take<E>(DEPTH<E> * columns());
+  E* slopes = scratch.take<E>(DEPTH<E> * columns());
   in_parts<E>(tokens, [&](int64_t token, int64_t real, int64_t filled) {
     transpose(Rows<E>{dy + token * stride, stride, real}, filled, rows, pairs, slopes);
     in_blocks(0, in, [&](int64_t column, int64_t width) {

@@ -6,18 +6,15 @@
 
 namespace quarry {
 
-// Rows and columns of dW at a time.
-constexpr int64_t GRADIENT_BLOCK = 64;
-
 // How many numbers an input of `tokens` rows of `in` takes once it is packed.
 int64_t packed_size(int64_t tokens, int64_t in);
 
-// Lays out `count` columns of x [tokens, in] from `first` on, a multiple of GRADIENT_BLOCK, for
+// Lays out `count` columns of x [tokens, in] from `first` on, a multiple of `columns()`, for
 // `add_weight_gradient`: `to` is the whole packed input.
 template <class E>
 void pack_input(const E* x, int64_t tokens, int64_t in, int64_t first, int64_t count, E* to);
 
-// Adds to `rows` rows of dW [rows, in], at most GRADIENT_BLOCK, what as many columns of dy
+// Adds to `rows` rows of dW [rows, in], at most `columns()`, what as many columns of dy
 // [tokens, rows], `stride` apart, and the packed input make of them.
 template <class E>
 void add_weight_gradient(

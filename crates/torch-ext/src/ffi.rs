@@ -172,7 +172,7 @@ unsafe extern "C" {
 
     pub(crate) fn quarry_layers_pack(
         weight: RawTensor,
-        block: i64,
+        part: i64,
         packed: *mut RawTensor,
     ) -> Message;
     pub(crate) fn quarry_layers_forward(

@@ -119,10 +119,10 @@ impl PackedLayers {
         let h = self.hidden;
         let inner = layer.inner.0.size().first().copied().unwrap_or(0);
         self.add_linear(layer.projections, [3 * h, h], h / self.heads)?;
-        self.add_linear(layer.output, [h, h], 0)?;
+        self.add_linear(layer.output, [h, h], h)?;
         self.add_norm(layer.attention_norm)?;
-        self.add_linear(layer.inner, [inner, h], 0)?;
-        self.add_linear(layer.outer, [h, inner], 0)?;
+        self.add_linear(layer.inner, [inner, h], inner)?;
+        self.add_linear(layer.outer, [h, inner], h)?;
         self.add_norm(layer.norm)?;
         // libtorch says by refusing what the processor cannot do.
         let zeros = Tensor::f_zeros([1, h], (self.kind, Device::Cpu));
@@ -130,12 +130,12 @@ impl PackedLayers {
         self.forward(&zeros, &[1]).map(|_| ())
     }
 
-    /// `block`: rows of the weight that lie together; 0 leaves that to the kernel.
+    /// `part`: rows of the weight that a product goes through alone.
     fn add_linear(
         &mut self,
         (weight, bias): LinearWeights<'_>,
         size: [i64; 2],
-        block: i64,
+        part: i64,
     ) -> Result<(), Error> {
         let fits = size.iter().all(|width| *width > 0 && width % LANE == 0);
         if !fits || weight.size() != size {
@@ -151,7 +151,7 @@ impl PackedLayers {
         // SAFETY: the weight lives and is f32 or bf16 [out, in] on the CPU, `in` even; `packed`
         // is adopted once, on success.
         let packed = unsafe {
-            let message = ffi::quarry_layers_pack(ffi::raw(weight), block, &mut packed);
+            let message = ffi::quarry_layers_pack(ffi::raw(weight), part, &mut packed);
             ffi::check(PACK, message)?;
             ffi::adopt(packed)
         };
