@@ -66,6 +66,13 @@ impl Service {
         )))
     }
 
+    /// Work that is ready now for a worker whose completion is durable, and is answered
+    /// whatever comes of this.
+    async fn next_lease(&self, worker: String) -> Option<v1::Lease> {
+        let answer = self.handle().ok()?.work(worker, 0).await;
+        answer.ok()?.lease.map(Into::into)
+    }
+
     async fn check_files(&self, manifest: CheckpointManifest) -> Result<(), Status> {
         let sizes = stream::iter(manifest.files.into_values())
             .map(|file| async move { Ok((self.store.head(&file.path).await?, file)) })
@@ -208,9 +215,10 @@ impl Coordinator for Service {
         request: Request<v1::CompleteTaskRequest>,
     ) -> Reply<v1::CompleteTaskResponse> {
         let message = request.into_inner();
+        let worker = worker_of(message.worker)?;
         let output = message.output.unwrap_or_default();
         let event = Event::TaskCompleted {
-            worker: worker_of(message.worker)?,
+            worker: worker.clone(),
             lease: LeaseKey {
                 epoch: message.epoch,
                 id: message.lease,
@@ -222,7 +230,12 @@ impl Coordinator for Service {
             output: TaskOutput::try_from(output).map_err(malformed)?,
         };
         let accepted = self.report(event).await? == Answer::Completed { accepted: true };
-        Ok(Response::new(v1::CompleteTaskResponse { accepted }))
+        let next = if message.go_on {
+            self.next_lease(worker).await
+        } else {
+            None
+        };
+        Ok(Response::new(v1::CompleteTaskResponse { accepted, next }))
     }
 
     async fn return_lease(

@@ -49,7 +49,8 @@ pub enum WorkerError {
 
 /// What became of one lease.
 enum Outcome {
-    Delivered,
+    /// And what is next, if the answer said.
+    Delivered(Option<Box<Lease>>),
     Dropped,
     Failed,
     Stopped,
@@ -77,16 +78,19 @@ impl Worker {
     /// The coordinator's refusal to give this worker anything, or a GPU that failed.
     pub async fn run(&self, shutdown: &CancellationToken) -> Result<Ended, WorkerError> {
         let mut pause = FIRST_PAUSE;
+        let mut next = None;
         loop {
-            let acquired = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return Ok(Ended::Stopped),
-                acquired = self.link.acquire() => acquired.map_err(WorkerError::Refused)?,
-            };
-            let lease = match acquired {
-                Acquired::RunFinished => return Ok(Ended::RunFinished),
-                Acquired::Nothing => continue,
-                Acquired::Lease(lease) => lease,
+            let lease = match next.take() {
+                Some(lease) => lease,
+                None => tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return Ok(Ended::Stopped),
+                    acquired = self.link.acquire() => match acquired.map_err(WorkerError::Refused)? {
+                        Acquired::RunFinished => return Ok(Ended::RunFinished),
+                        Acquired::Nothing => continue,
+                        Acquired::Lease(lease) => lease,
+                    },
+                },
             };
             match self.work(&lease, shutdown).await {
                 Outcome::Stopped => return Ok(Ended::Stopped),
@@ -97,7 +101,8 @@ impl Worker {
                         () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
                     }
                 }
-                Outcome::Delivered | Outcome::Dropped => pause = FIRST_PAUSE,
+                Outcome::Delivered(lease) => (pause, next) = (FIRST_PAUSE, lease),
+                Outcome::Dropped => pause = FIRST_PAUSE,
             }
             if self.once {
                 return Ok(Ended::OneTask);
@@ -152,16 +157,18 @@ impl Worker {
         output: &TaskOutput,
         shutdown: &CancellationToken,
     ) -> Outcome {
+        let go_on = !self.once && !shutdown.is_cancelled();
         let delivered = tokio::select! {
             biased;
-            delivered = self.link.complete(lease, output) => delivered,
+            delivered = self.link.complete(lease, output, go_on) => delivered,
             () = grace(shutdown) => return Outcome::Stopped,
         };
         match delivered {
-            Ok(true) => Outcome::Delivered,
-            Ok(false) => {
-                tracing::info!(work = %lease.task.work, "another attempt had already won");
-                Outcome::Dropped
+            Ok(completed) => {
+                if !completed.accepted {
+                    tracing::info!(work = %lease.task.work, "another attempt had already won");
+                }
+                Outcome::Delivered(completed.next)
             }
             // Returned, or the task would be held until the lease runs out.
             Err(status) => {

@@ -41,15 +41,15 @@ def run(args, options):
 
 def show(found):
     print("\ncoordinator")
-    print("  tasks   workers  cpu s  us/task     MiB  lease p50, p99 ms  publish s  records  log MiB  snapshots MiB")
+    print("  tasks   workers  cpu s  us/task     MiB  idle p50, p99 ms   publish s  records  log MiB  snapshots MiB")
     for row in found["whole"]:
         # Of a thousand workers and tasks nobody gets a second one at once.
-        lease = {name: "–" if ms is None else f"{ms:.1f}" for name, ms in row["lease_ms"].items()}
+        idle = {name: "–" if ms is None else f"{ms:.1f}" for name, ms in row["idle_ms"].items()}
         log = row["log"]
         print(
             f"  {row['tasks']:<8}{row['workers']:<7}{row['cpu_seconds']:7.2f}"
             f"{row['cpu_seconds'] / row['tasks'] * 1e6:9.0f}{row['memory_mib']:8.0f}"
-            f"{lease['p50']:>10} {lease['p99']:>8}{row['publish_seconds']:11.2f}"
+            f"{idle['p50']:>10} {idle['p99']:>8}{row['publish_seconds']:11.2f}"
             f"{log['records']:9}{log['bytes'] / 2**20:9.1f}{log['snapshot_bytes'] / 2**20:15.1f}"
         )
     for row in found["real_pace"]:
@@ -57,7 +57,7 @@ def show(found):
         print(
             f"  {row['workers']} workers at 30 s a task ({rate:.1f} tasks/s), half of {row['tasks']} done: "
             f"{100 * row['core_share']:.1f} % of a core; "
-            f"lease p50 {row['lease_ms']['p50']:.1f} ms, p99 {row['lease_ms']['p99']:.1f} ms; "
+            f"idle between two p50 {row['idle_ms']['p50']:.1f} ms, p99 {row['idle_ms']['p99']:.1f} ms; "
             f"{row['log']['records']} records, {row['log']['snapshot_bytes'] / 2**20:.0f} MiB of snapshots"
         )
     shares = [row["core_share"] for row in found["real_pace"]]

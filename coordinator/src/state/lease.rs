@@ -19,8 +19,8 @@ pub struct Waiter {
     pub ticket: u64,
     /// The worker.
     pub worker: String,
-    /// When it is answered in any case.
-    pub until: Timestamp,
+    /// When it is answered in any case; `None` if by the event that brings it.
+    pub until: Option<Timestamp>,
 }
 
 /// Everything known of the fleet.
@@ -102,9 +102,12 @@ impl State {
         }
     }
 
+    /// A request of 0 ms does not wait.
     pub(super) fn request_work(&mut self, now: Timestamp, ticket: u64, worker: String, ms: u64) {
-        let until = now.plus(ms.min(LONGEST_WAIT_MS));
-        self.fleet.quiet_until = self.fleet.quiet_until.min(until);
+        let until = (ms > 0).then(|| now.plus(ms.min(LONGEST_WAIT_MS)));
+        if let Some(until) = until {
+            self.fleet.quiet_until = self.fleet.quiet_until.min(until);
+        }
         self.fleet.waiting.push_back(Waiter {
             ticket,
             worker,
@@ -290,7 +293,7 @@ impl State {
     fn next_expiry(&self, now: Timestamp) -> Timestamp {
         let (fleet, lease_ms) = (&self.fleet, self.settings.lease_ms());
         let lapses = fleet.leases.values().map(|held| held.deadline);
-        let ends = fleet.waiting.iter().map(|waiter| waiter.until);
+        let ends = fleet.waiting.iter().filter_map(|waiter| waiter.until);
         let vanish = fleet.seen.values().map(|seen| vanishing(*seen, lease_ms));
         let vanish = vanish.filter(|at| *at > now);
         let all = lapses.chain(ends).chain(vanish);
@@ -319,7 +322,7 @@ impl State {
     fn end_waits(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let lease_ms = self.settings.lease_ms();
         let all = std::mem::take(&mut self.fleet.waiting).into_iter();
-        let (over, waiting): (Vec<Waiter>, _) = all.partition(|waiter| waiter.until <= now);
+        let (over, waiting): (Vec<Waiter>, _) = all.partition(|waiter| waiter.until.is_some_and(|until| until <= now));
         self.fleet.waiting = waiting.into();
         for waiter in over {
             // A worker that waits is alive.
@@ -356,6 +359,15 @@ impl State {
         }
         for waiter in empty_handed.into_iter().rev() {
             self.fleet.waiting.push_front(waiter);
+        }
+        self.turn_away(effects);
+    }
+
+    /// Answers the newest request if it does not wait.
+    fn turn_away(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(waiter) = self.fleet.waiting.pop_back_if(|waiter| waiter.until.is_none()) {
+            let (ticket, finished) = (waiter.ticket, false);
+            effects.push(Effect::NoWork { ticket, finished });
         }
     }
 

@@ -169,6 +169,7 @@ impl Process {
             generation: lease.task.generation,
             task: lease.task.number,
             output: Some(output.into()),
+            go_on: false,
         };
         self.client
             .complete_task(request)

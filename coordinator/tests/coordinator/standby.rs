@@ -54,6 +54,7 @@ async fn work(client: Client, store: Store) {
                 generation: lease.task.generation,
                 task: lease.task.number,
                 output: Some(output.clone().into()),
+                go_on: false,
             };
             async move { client.complete_task(request).await }
         };
@@ -166,6 +167,7 @@ async fn law_6_a_leader_that_is_only_out_of_sight_changes_nothing_any_more() {
         generation: lease.task.generation,
         task: lease.task.number,
         output: Some(output.clone().into()),
+        go_on: false,
     };
     let refused = zombie.client.complete_task(late).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);

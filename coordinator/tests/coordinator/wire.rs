@@ -201,6 +201,7 @@ async fn law_6_a_zombie_exits_at_its_next_write() {
         generation: lease.task.generation,
         task: lease.task.number,
         output: Some(output.clone().into()),
+        go_on: false,
     };
     let refused = old.client.complete_task(request).await.unwrap_err();
     assert_eq!(

@@ -51,7 +51,10 @@ impl Link {
         Ok(answer.await?.cancelled)
     }
 
-    pub async fn complete(&self, request: v1::CompleteTaskRequest) -> Result<bool, Status> {
+    pub async fn complete(
+        &self,
+        request: v1::CompleteTaskRequest,
+    ) -> Result<v1::CompleteTaskResponse, Status> {
         let (world, audit) = (Arc::clone(self.world()), self.audit());
         let answer = self.call(DEADLINE_MS, request, move |member, request| {
             let (world, audit) = (Arc::clone(&world), Arc::clone(&audit));
@@ -60,13 +63,16 @@ impl Link {
                 let mut answer = member.service.complete_task(Request::new(request)).await?;
                 let accepted = mutation::accepted(&world, answer.get_ref().accepted);
                 answer.get_mut().accepted = accepted;
+                if let Some(lease) = &mut answer.get_mut().next {
+                    mutation::granted(&world, audit.newest_checkpoint(), lease);
+                }
                 if accepted {
                     audit.accepted(&claim);
                 }
                 Ok(answer)
             }
         });
-        Ok(answer.await?.accepted)
+        answer.await
     }
 
     pub async fn give_back(&self, request: v1::ReturnLeaseRequest) -> Result<(), Status> {

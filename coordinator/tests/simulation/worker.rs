@@ -43,20 +43,27 @@ impl Worker {
 
     /// Works until nothing will be to do; true then.
     pub async fn run(self) -> bool {
+        let mut next = None;
         loop {
-            let Ok(answer) = self.link.until_answered(|| self.link.acquire()).await else {
-                return false;
-            };
-            if answer.run_finished {
-                return true;
-            }
-            let Some(lease) = answer.lease else {
-                continue;
+            let lease = match next.take() {
+                Some(lease) => lease,
+                None => {
+                    let Ok(answer) = self.link.until_answered(|| self.link.acquire()).await else {
+                        return false;
+                    };
+                    if answer.run_finished {
+                        return true;
+                    }
+                    let Some(lease) = answer.lease else {
+                        continue;
+                    };
+                    lease
+                }
             };
             let lease = Lease::try_from(lease).unwrap();
             tokio::select! {
                 biased;
-                () = self.work(&lease) => {}
+                lease = self.work(&lease) => next = lease,
                 () = self.beat(&lease) => {
                     let name = &self.link.process.name;
                     self.link.world().note(format_args!("{name} drops a cancelled task"));
@@ -65,33 +72,44 @@ impl Worker {
         }
     }
 
-    async fn work(&self, lease: &Lease) {
+    /// What is next, if the coordinator said.
+    async fn work(&self, lease: &Lease) -> Option<v1::Lease> {
         let output = match self.perform(&lease.task).await {
             Ok(output) => output,
-            Err(failure) => return self.give_back(lease, failure).await,
+            Err(failure) => {
+                self.give_back(lease, failure).await;
+                return None;
+            }
         };
-        let request = v1::CompleteTaskRequest {
+        let mut request = v1::CompleteTaskRequest {
             worker: self.link.process.name.clone(),
             lease: lease.id,
             epoch: lease.epoch,
             generation: lease.task.generation,
             task: lease.task.number,
             output: Some(output.into()),
+            go_on: true,
         };
-        let delivered = self
-            .link
-            .until_answered(|| self.link.complete(request.clone()));
-        if let Err(status) = delivered.await {
-            let reason = status.message().to_owned();
-            let blames_task = true;
-            self.give_back(
-                lease,
-                Failure {
-                    reason,
-                    blames_task,
-                },
-            )
-            .await;
+        let delivered = self.link.until_answered(|| {
+            let call = self.link.complete(request.clone());
+            request.go_on = false;
+            call
+        });
+        match delivered.await {
+            Ok(answer) => answer.next,
+            Err(status) => {
+                let reason = status.message().to_owned();
+                let blames_task = true;
+                self.give_back(
+                    lease,
+                    Failure {
+                        reason,
+                        blames_task,
+                    },
+                )
+                .await;
+                None
+            }
         }
     }
 

@@ -35,6 +35,15 @@ pub enum Acquired {
     RunFinished,
 }
 
+/// The coordinator's answer to a completion.
+#[derive(Debug)]
+pub struct Completed {
+    /// `false`: another attempt had won.
+    pub accepted: bool,
+    /// The next task.
+    pub next: Option<Box<Lease>>,
+}
+
 impl Link {
     /// A link for the worker called `worker`, unique to this process, to whichever
     /// coordinator of `urls` (separated by commas) leads. Makes no call: it may come
@@ -93,18 +102,24 @@ impl Link {
         if answer.run_finished {
             return Ok(Acquired::RunFinished);
         }
-        let Some(wire) = answer.lease else {
-            return Ok(Acquired::Nothing);
+        let lease = self.read(answer.lease).await?;
+        Ok(lease.map_or(Acquired::Nothing, Acquired::Lease))
+    }
+
+    /// One that cannot be read is returned: a coordinator of another version must hear
+    /// of it.
+    async fn read(&self, wire: Option<v1::Lease>) -> Result<Option<Box<Lease>>, Status> {
+        let Some(wire) = wire else {
+            return Ok(None);
         };
         let (id, epoch) = (wire.id, wire.epoch);
         match Lease::try_from(wire) {
-            Ok(lease) => Ok(Acquired::Lease(Box::new(lease))),
+            Ok(lease) => Ok(Some(Box::new(lease))),
             Err(error) => {
-                // A coordinator of another version; it must hear of it.
                 tracing::warn!(lease = id, %error, "returned a lease that cannot be read");
                 self.give_back(id, epoch, &error.to_string(), true).await?;
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                Ok(Acquired::Nothing)
+                Ok(None)
             }
         }
     }
@@ -127,12 +142,20 @@ impl Link {
         Ok(answer.cancelled)
     }
 
-    /// Delivers a finished task, outlasting an absent coordinator; `false`
-    /// means that another attempt had won.
+    /// Delivers a finished task, outlasting an absent coordinator. With `go_on` the
+    /// answer brings another, if one is ready: most of the time [`Link::acquire`] need
+    /// not be called.
     ///
     /// # Errors
     /// The coordinator's refusal.
-    pub async fn complete(&self, lease: &Lease, output: &TaskOutput) -> Result<bool, Status> {
+    pub async fn complete(
+        &self,
+        lease: &Lease,
+        output: &TaskOutput,
+        go_on: bool,
+    ) -> Result<Completed, Status> {
+        // A lease in an answer that got lost runs out; a second one would, too.
+        let mut go_on = go_on;
         let answer = until_answered("deliver a finished task", self.at(), || {
             let mut client = self.client.clone();
             let request = v1::CompleteTaskRequest {
@@ -142,11 +165,16 @@ impl Link {
                 generation: lease.task.generation,
                 task: lease.task.number,
                 output: Some(output.clone().into()),
+                go_on: std::mem::take(&mut go_on),
             };
             within(DEADLINE, async move { client.complete_task(request).await })
         })
         .await?;
-        Ok(answer.accepted)
+        Ok(Completed {
+            accepted: answer.accepted,
+            // The completion stands, whatever became of a lease that cannot be read.
+            next: self.read(answer.next).await.ok().flatten(),
+        })
     }
 
     /// Gives a lease back undone, outlasting an absent coordinator. `failed`

@@ -219,8 +219,11 @@ impl Coordinator for Script {
         if self.orders().refuse.contains(&request.get_ref().lease) {
             return Err(Status::invalid_argument("it gave no object"));
         }
+        let go_on = request.get_ref().go_on;
         self.heard().completed.push(request.into_inner());
-        Ok(Response::new(CompleteTaskResponse { accepted: true }))
+        let next = go_on.then(|| self.orders().leases.pop_front()).flatten();
+        let accepted = true;
+        Ok(Response::new(CompleteTaskResponse { accepted, next }))
     }
 
     async fn return_lease(

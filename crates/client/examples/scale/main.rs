@@ -117,14 +117,14 @@ impl Point {
 }
 
 fn whole_generation(shared: &Shared, start: &Point, end: &Point, published: Instant) -> Value {
-    let (mut leases, mut answers, last) = shared.take_samples();
+    let (mut idle, mut answers, last) = shared.take_samples();
     let processor = end.usage.seconds() - start.usage.seconds();
     let log = end.log.since(&start.log);
     json!({
         "seconds": (published - start.at).as_secs_f64(),
         "cpu_seconds": processor,
         "cpu_system_seconds": end.usage.system - start.usage.system,
-        "lease_ms": {"p50": percentile(&mut leases, 0.5), "p99": percentile(&mut leases, 0.99)},
+        "idle_ms": {"p50": percentile(&mut idle, 0.5), "p99": percentile(&mut idle, 0.99)},
         "complete_ms": {"p50": percentile(&mut answers, 0.5), "p99": percentile(&mut answers, 0.99)},
         "publish_seconds": last.map(|last| (published - last).as_secs_f64()),
         "log": log.json(),
@@ -149,14 +149,14 @@ async fn real_pace(
     let (end, after) = (Point::now(coordinator, site).await?, shared.done());
     let wall = (end.at - start.at).as_secs_f64();
     let processor = end.usage.seconds() - start.usage.seconds();
-    let (mut leases, mut answers, _) = shared.take_samples();
+    let (mut idle, mut answers, _) = shared.take_samples();
     Ok(json!({
         "task_ms": REAL_TASK_MS,
         "seconds": wall,
         "cpu_seconds": processor,
         "core_share": processor / wall,
         "tasks_done": after - before,
-        "lease_ms": {"p50": percentile(&mut leases, 0.5), "p99": percentile(&mut leases, 0.99)},
+        "idle_ms": {"p50": percentile(&mut idle, 0.5), "p99": percentile(&mut idle, 0.99)},
         "complete_ms": {"p50": percentile(&mut answers, 0.5), "p99": percentile(&mut answers, 0.99)},
         "log": end.log.since(&start.log).json(),
     }))

@@ -49,8 +49,8 @@ pub struct Shared {
     samples: Mutex<Samples>,
 }
 
-/// Waits in milliseconds for leases that were there to be had, and for completions to
-/// be durable; when the last one was.
+/// Milliseconds from a task done to the next one had, where there was one to be had, and
+/// until a completion was durable; when the last one was.
 type Samples = (Vec<f64>, Vec<f64>, Option<Instant>);
 
 impl Shared {
@@ -75,13 +75,13 @@ impl Shared {
         std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes how long a worker waited for a lease, if there was no reason to wait, and
-    /// for the answer to a completion.
-    fn note(&self, waited: Option<Duration>, answered: Duration) {
+    /// Notes how long a worker was idle before a task, if there was no reason for it, and
+    /// how long it waited for the answer to the completion.
+    fn note(&self, idle: Option<Duration>, answered: Duration) {
         self.done.fetch_add(1, Ordering::Relaxed);
         let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        samples.0.extend(waited.map(ms));
+        samples.0.extend(idle.map(ms));
         samples.1.push(ms(answered));
         samples.2 = Some(Instant::now());
     }
@@ -90,23 +90,27 @@ impl Shared {
 /// Works until the process ends.
 pub async fn work(shared: Arc<Shared>, link: Link, worker: u64) {
     let mut count = 0;
-    // Whether the task before was a shard, so that another was ready.
-    let mut encoding = false;
+    let mut next = None;
+    // When the task before was done, if it was a shard, so that another was ready.
+    let mut idle_since = None;
     loop {
-        let asked = Instant::now();
-        let lease = match link.acquire().await {
-            Ok(Acquired::Lease(lease)) => lease,
-            Ok(Acquired::Nothing) => continue,
-            Ok(Acquired::RunFinished) => return,
-            Err(error) => return eprintln!("scale: worker {worker} was refused: {error}"),
+        let lease = match next.take() {
+            Some(lease) => lease,
+            None => match link.acquire().await {
+                Ok(Acquired::Lease(lease)) => lease,
+                Ok(Acquired::Nothing) => continue,
+                Ok(Acquired::RunFinished) => return,
+                Err(error) => return eprintln!("scale: worker {worker} was refused: {error}"),
+            },
         };
         let of_shard = matches!(lease.task.work, Work::EncodeShard { .. });
-        let waited = (encoding && of_shard).then(|| asked.elapsed());
-        encoding = of_shard;
+        let idle = idle_since.filter(|_| of_shard);
+        let idle = idle.map(|since: Instant| since.elapsed());
         count += 1;
         let length = shared.pace.length(worker, count);
-        if let Err(error) = perform(&shared, &link, &lease, length, waited).await {
-            return eprintln!("scale: worker {worker} failed: {error:#}");
+        match perform(&shared, &link, &lease, length, idle).await {
+            Ok((finished, lease)) => (idle_since, next) = (of_shard.then_some(finished), lease),
+            Err(error) => return eprintln!("scale: worker {worker} failed: {error:#}"),
         }
     }
 }
@@ -117,17 +121,18 @@ async fn perform(
     link: &Link,
     lease: &Lease,
     length: Duration,
-    waited: Option<Duration>,
-) -> Result<()> {
+    idle: Option<Duration>,
+) -> Result<(Instant, Option<Box<Lease>>)> {
     let heartbeats = Heartbeats::start(link.clone(), lease.clone(), || 0.5, || {});
     tokio::time::sleep(length).await;
     drop(heartbeats);
     let output = make(&shared.store, &lease.task).await?;
     let finished = Instant::now();
-    if link.complete(lease, &output).await? && lease.task.generation == 1 {
-        shared.note(waited, finished.elapsed());
+    let completed = link.complete(lease, &output, true).await?;
+    if completed.accepted && lease.task.generation == 1 {
+        shared.note(idle, finished.elapsed());
     }
-    Ok(())
+    Ok((finished, completed.next))
 }
 
 /// Objects of a few bytes under the names that an inferencer gives.
