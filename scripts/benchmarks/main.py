@@ -16,45 +16,19 @@ import coordinator
 import floors
 import peers
 import quarry
+import suites
 from cut import cut, pairs
 from goals import verdict
 
 MODEL = Path(".deps/models/all-MiniLM-L6-v2")
 
-# Contenders, and ratios: ours, theirs, the goal.
-SUITES = {
-    "encode": (
-        ["peak:bf16", "peak:f32", "quarry:bf16", "quarry:f32", "encode-st:f32", "encode-st:bf16", "encode-ort:f32"],
-        [
-            ("quarry:bf16", "encode-st:f32", 3.0),
-            ("quarry:bf16", "encode-st:bf16", 1.6),
-            ("quarry:bf16", "encode-ort:f32", 2.0),
-            ("quarry:f32", "encode-ort:f32", 1.3),
-        ],
-    ),
-    "refresh": (
-        # The second with two workers on the same threads.
-        ["quarry:bf16", "quarry:bf16:2", "refresh:f32", "refresh:bf16"],
-        [
-            ("quarry:bf16", "refresh:f32", 3.0),
-            ("quarry:bf16:2", "refresh:f32", 3.0),
-            ("quarry:bf16", "refresh:bf16", None),
-        ],
-    ),
-    # The pace is of no interest here: --steps, and what a model knows after them.
-    "curve": (["quarry:bf16", "train:bf16"], []),
-    "train": (
-        ["peak:bf16", "quarry:bf16", "quarry:f32", "train:bf16", "train:f32"],
-        [("quarry:bf16", "train:bf16", 2.0), ("quarry:f32", "train:f32", 1.5)],
-    ),
-}  # fmt: skip
+NATIVE = suites.has_bf16()
+SUITES = suites.SUITES if NATIVE else {name: suites.in_f32(suite) for name, suite in suites.SUITES.items()}
 # Rounds and steps where --rounds and --steps are not given: a curve wants seeds and length,
 # and a fleet some generations, in every state five turns after the steps that are not timed.
 ROUNDS, STEPS = {"curve": 3, "asynchrony": 3}, {"curve": 60, "asynchrony": 63}
 # Of Quarry alone; their modules measure and show.
 ALONE = {"asynchrony": asynchrony, "coordinator": coordinator}
-# Useful FLOP/s of the peak.
-SHARES = {("encode", "bf16"): 0.80, ("encode", "f32"): 0.85, ("train", "bf16"): 0.55}
 # What else is printed of a run: key, form, words, and goal with whether it is the most.
 BESIDE = (
     ("cosine", "8.4f", "lowest cosine with Quarry's f32 vectors", (0.9995, False)),
@@ -199,7 +173,7 @@ def shares(args, suite, found):
                 work * ours["texts"] / ours["seconds"] / top["flops"]
                 for ours, top in zip(found[f"quarry:{dtype}"], found[f"peak:{dtype}"])
             ]
-            rows.append({"dtype": dtype, "share": of_peak, "goal": SHARES[suite, dtype]})
+            rows.append({"dtype": dtype, "share": of_peak, "goal": suites.SHARES.get((suite, dtype))})
     return rows
 
 
@@ -235,7 +209,8 @@ def show(suite, report):
     for row in report["shares"]:
         words = f"useful FLOP/s of the {row['dtype']} peak"
         line = "  ".join(f"{share:5.2f}" for share in row["share"])
-        print(f"  {words:60}{line}   {verdict(row['share'], row['goal'], False)}")
+        goal = verdict(row["share"], row["goal"], False) if row["goal"] else ""
+        print(f"  {words:60}{line}   {goal}".rstrip())
 
 
 def beside(results, ours):
@@ -280,11 +255,11 @@ def main():
     args.work.mkdir(parents=True, exist_ok=True)
     # As by Ctrl-C: what a suite has started ends with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    suites = [*SUITES, *ALONE]
-    unknown = set(args.suites) - set(suites)
+    every = [*SUITES, *ALONE]
+    unknown = set(args.suites) - set(every)
     if unknown:
-        parser.error(f"unknown suite {', '.join(sorted(unknown))}: choose from {', '.join(suites)} (gpu and size come first and alone)")
-    wanted = args.suites or suites
+        parser.error(f"unknown suite {', '.join(sorted(unknown))}: choose from {', '.join(every)} (gpu and size come first and alone)")
+    wanted = args.suites or every
     if args.only:
         if len(wanted) != 1 or wanted[0] not in SUITES:
             parser.error(f"--only wants one suite before it, of {', '.join(SUITES)}")
@@ -301,6 +276,8 @@ def main():
         parser.error(f"--steps of asynchrony is at least {least}: a turn of each state behind --warmup")
     if set(wanted) & set(SUITES):
         args.texts = passages(args)
+        if not NATIVE:
+            print("bench: this processor has no products of bf16: f32 runs in its place, and goals of bf16 are left out", file=sys.stderr)
     reports = {"setting": setting(args)}
     whole = args.data
     for suite in wanted:

@@ -22,82 +22,86 @@ void copy(const Rows<E>& x, int64_t filled, int64_t d, E* to) {
   std::fill(to + x.count * d, to + filled * d, E(0));
 }
 
-#define QUARRY_FOR_EACH_KIND(make) \
-  make(float)                      \
-  make(Bf16)
-
 // What the weights p = 2^(scale (s - max s)) of a row add up to, and its largest score.
 struct Row {
   float sum, max;
 };
+
 // The weights of `count` rows of `filled` scores, of which the first n count.
-#define MAKE(E)                                                                       \
-  QUARRY_LANES void exponentials(                                                     \
-      float* s, int64_t count, int64_t n, int64_t filled, float scale, E* p, Row* rows) { \
-    /* Below that a weight is 2^-125, too small to show in a sum. */                  \
-    const Floats least = Floats{} - 125.0f / scale;                                   \
-    for (; count > 0; --count, s += filled, p += filled, ++rows) {                    \
-      for (int64_t i = n; i < filled; ++i) s[i] = NOTHING;                            \
-      Floats most = load(s);                                                          \
-      for (int64_t i = LANE; i < filled; i += LANE) most = larger(load(s + i), most); \
-      const float max = max_of(most);                                                 \
-      Floats sum = {};                                                                \
-      for (int64_t i = 0; i < filled; i += LANE) {                                    \
-        const Floats e = power_within<E>(larger(least, load(s + i) - max) * scale);   \
-        sum += e;                                                                     \
-        store_near(e, p + i);                                                         \
-      }                                                                               \
-      *rows = {sum_of(sum), max};                                                     \
-    }                                                                                 \
+template <class V, class E>
+QUARRY_INLINE void exponentials_in(
+    float* s, int64_t count, int64_t n, int64_t filled, float scale, E* p, Row* rows) {
+  // Below that a weight is 2^-125, too small to show in a sum.
+  const V least = V{} - 125.0f / scale;
+  for (; count > 0; --count, s += filled, p += filled, ++rows) {
+    for (int64_t i = n; i < filled; ++i) s[i] = NOTHING;
+    V most = load<V>(s);
+    for (int64_t i = LANE; i < filled; i += LANE) most = larger(load<V>(s + i), most);
+    const float max = max_of(most);
+    V sum = {};
+    for (int64_t i = 0; i < filled; i += LANE) {
+      const V e = power_within<E>(larger(least, load<V>(s + i) - max) * scale);
+      sum += e;
+      store_near(e, p + i);
+    }
+    *rows = {sum_of(sum), max};
   }
-QUARRY_FOR_EACH_KIND(MAKE)
-#undef MAKE
+}
 
 // `to` = `by` x; whole vectors, then what is left through one more.
-#define MAKE(E)                                                                 \
-  QUARRY_INLINE void write_row(const float* x, int64_t n, float by, E* to) {    \
-    int64_t i = 0;                                                              \
-    for (; i + LANE <= n; i += LANE) store(load(x + i) * by, to + i);           \
-    if (i < n) store(load(x + i, n - i) * by, to + i, n - i);                   \
-  }                                                                             \
-  /* `count` rows of n numbers, as they are or each over its weights' sum. */   \
-  QUARRY_LANES void write_rows(                                                 \
-      const float* x, int64_t count, int64_t n, const Row* over, E* to, int64_t stride) { \
-    for (int64_t i = 0; i < count; ++i)                                         \
-      write_row(x + i * n, n, over ? 1.0f / over[i].sum : 1.0f, to + i * stride); \
-  }
-QUARRY_FOR_EACH_KIND(MAKE)
-#undef MAKE
+template <class V, class E>
+QUARRY_INLINE void write_row(const float* x, int64_t n, float by, E* to) {
+  int64_t i = 0;
+  for (; i + LANE <= n; i += LANE) store(load<V>(x + i) * by, to + i);
+  if (i < n) store(load<V>(x + i, n - i) * by, to + i, n - i);
+}
 
-#define MAKE(E)                                                \
-  QUARRY_LANES float dot(const E* x, const E* y, int64_t n) {  \
-    Floats sum = {};                                           \
-    int64_t i = 0;                                             \
-    for (; i + LANE <= n; i += LANE) sum += load(x + i) * load(y + i); \
-    if (i < n) {                                               \
-      E a[LANE] = {}, b[LANE] = {};                            \
-      std::copy(x + i, x + n, a);                              \
-      std::copy(y + i, y + n, b);                              \
-      sum += load(a) * load(b);                                \
-    }                                                          \
-    return sum_of(sum);                                        \
-  }
-QUARRY_FOR_EACH_KIND(MAKE)
-#undef MAKE
+// `count` rows of n numbers, as they are or each over its weights' sum.
+template <class V, class E>
+QUARRY_INLINE void write_rows_in(
+    const float* x, int64_t count, int64_t n, const Row* over, E* to, int64_t stride) {
+  for (int64_t i = 0; i < count; ++i)
+    write_row<V>(x + i * n, n, over ? 1.0f / over[i].sum : 1.0f, to + i * stride);
+}
+
+template <class V, class E>
+QUARRY_INLINE float dot_in(const E* x, const E* y, int64_t n) {
+  V sum = {};
+  int64_t i = 0;
+  for (; i + LANE <= n; i += LANE) sum += load<V>(x + i) * load<V>(y + i);
+  if (i < n) sum += load<V>(x + i, n - i) * load<V>(y + i, n - i);
+  return sum_of(sum);
+}
 
 // Of one key and all queries: p = 2^(by s - log_sum), ds = p (dp - delta) scale. No weight is
 // more than 1, however the product of a score in the billions was rounded.
-#define MAKE(E)                                                                       \
-  QUARRY_LANES void score_gradients(                                                  \
-      const float* s, const float* dp, const float* log_sums, const float* deltas,    \
-      int64_t filled, float by, float scale, E* p, E* ds) {                           \
-    for (int64_t i = 0; i < filled; i += LANE) {                                      \
-      const Floats t = load(s + i) * by - load(log_sums + i);                         \
-      const Floats e = power_of_two<E>(smaller(Floats{}, t));                         \
-      store_near(e, p + i);                                                           \
-      store_near(e * (load(dp + i) - load(deltas + i)) * scale, ds + i);              \
-    }                                                                                 \
+template <class V, class E>
+QUARRY_INLINE void score_gradients_in(
+    const float* s, const float* dp, const float* log_sums, const float* deltas, int64_t filled, float by,
+    float scale, E* p, E* ds) {
+  for (int64_t i = 0; i < filled; i += LANE) {
+    const V t = load<V>(s + i) * by - load<V>(log_sums + i);
+    const V e = power_of_two<E>(smaller(V{}, t));
+    store_near(e, p + i);
+    store_near(e * (load<V>(dp + i) - load<V>(deltas + i)) * scale, ds + i);
   }
+}
+
+#define MAKE(E)                                                                                 \
+  QUARRY_LEVELS(                                                                                \
+      void, exponentials,                                                                       \
+      (float* s, int64_t count, int64_t n, int64_t filled, float scale, E* p, Row* rows),       \
+      (s, count, n, filled, scale, p, rows))                                                    \
+  QUARRY_LEVELS(                                                                                \
+      void, write_rows,                                                                         \
+      (const float* x, int64_t count, int64_t n, const Row* over, E* to, int64_t stride),       \
+      (x, count, n, over, to, stride))                                                          \
+  QUARRY_LEVELS(float, dot, (const E* x, const E* y, int64_t n), (x, y, n))                     \
+  QUARRY_LEVELS(                                                                                \
+      void, score_gradients,                                                                    \
+      (const float* s, const float* dp, const float* log_sums, const float* deltas,             \
+       int64_t filled, float by, float scale, E* p, E* ds),                                     \
+      (s, dp, log_sums, deltas, filled, by, scale, p, ds))
 QUARRY_FOR_EACH_KIND(MAKE)
 #undef MAKE
 

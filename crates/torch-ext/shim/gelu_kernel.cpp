@@ -5,34 +5,45 @@
 namespace quarry {
 namespace {
 
-#define MAKE(E, FORM)                                                                     \
-  QUARRY_LANES void FORM##_forward(const E* x, int64_t count, E* y) {                     \
-    for (int64_t i = 0; i < count; i += LANE)                                             \
-      store(FORM<E>(load(x + i, count - i)).value, y + i, count - i);                     \
-  }                                                                                       \
-  QUARRY_LANES void FORM##_backward(const E* x, int64_t count, E* y, E* slope) {          \
-    for (int64_t i = 0; i < count; i += LANE) {                                           \
-      const Gelu both = FORM<E>(load(x + i, count - i));                                  \
-      store(both.value, y + i, count - i);                                                \
-      store(load(slope + i, count - i) * both.slope, slope + i, count - i);               \
-    }                                                                                     \
+template <class V, class E>
+QUARRY_INLINE Gelu<V> gelu_of(const E* x, int64_t count, bool tanh) {
+  const V all = load<V>(x, count);
+  return tanh ? by_tanh<E>(all) : by_error_function<E>(all);
+}
+
+template <class V, class E>
+QUARRY_INLINE void forward_in(const E* x, int64_t count, bool tanh, E* y) {
+  for (int64_t i = 0; i < count; i += LANE)
+    store(gelu_of<V>(x + i, count - i, tanh).value, y + i, count - i);
+}
+
+template <class V, class E>
+QUARRY_INLINE void backward_in(const E* x, int64_t count, bool tanh, E* y, E* slope) {
+  for (int64_t i = 0; i < count; i += LANE) {
+    const Gelu<V> both = gelu_of<V>(x + i, count - i, tanh);
+    store(both.value, y + i, count - i);
+    store(load<V>(slope + i, count - i) * both.slope, slope + i, count - i);
   }
-MAKE(float, by_error_function)
-MAKE(float, by_tanh)
-MAKE(Bf16, by_error_function)
-MAKE(Bf16, by_tanh)
+}
+
+#define MAKE(E)                                                                             \
+  QUARRY_LEVELS(void, forward, (const E* x, int64_t count, bool tanh, E* y), (x, count, tanh, y)) \
+  QUARRY_LEVELS(                                                                            \
+      void, backward, (const E* x, int64_t count, bool tanh, E* y, E* slope),               \
+      (x, count, tanh, y, slope))
+QUARRY_FOR_EACH_KIND(MAKE)
 #undef MAKE
 
 }  // namespace
 
 template <class E>
 void gelu(const E* x, int64_t count, bool tanh, E* y) {
-  tanh ? by_tanh_forward(x, count, y) : by_error_function_forward(x, count, y);
+  forward(x, count, tanh, y);
 }
 
 template <class E>
 void gelu_backward(const E* x, int64_t count, bool tanh, E* y, E* slope) {
-  tanh ? by_tanh_backward(x, count, y, slope) : by_error_function_backward(x, count, y, slope);
+  backward(x, count, tanh, y, slope);
 }
 
 #define MAKE(E)                                           \

@@ -15,11 +15,12 @@ struct Moments {
 };
 
 // Of the `width` numbers at z; `total` is their sum lane by lane.
-QUARRY_INLINE Moments moments_of(const float* z, Floats total, int64_t width, float epsilon) {
+template <class V>
+QUARRY_INLINE Moments moments_of(const float* z, V total, int64_t width, float epsilon) {
   const float mean = sum_of(total) / static_cast<float>(width);
-  Floats squares = {};
+  V squares = {};
   for (int64_t i = 0; i < width; i += LANE) {
-    const Floats off = only(load(z + i) - mean, width - i);
+    const V off = only(load<V>(z + i) - mean, width - i);
     squares += off * off;
   }
   const float variance = sum_of(squares) / static_cast<float>(width);
@@ -27,12 +28,12 @@ QUARRY_INLINE Moments moments_of(const float* z, Floats total, int64_t width, fl
 }
 
 // out = (z - mean) scale weight + bias.
-template <class E>
+template <class V, class E>
 QUARRY_INLINE void normalize_row(
     const float* z, Moments of, int64_t width, const float* weight, const float* bias, E* out) {
   for (int64_t i = 0; i < width; i += LANE) {
-    const Floats w = load(weight + i, width - i), b = load(bias + i, width - i);
-    store((load(z + i) - of.mean) * of.scale * w + b, out + i, width - i);
+    const V w = load<V>(weight + i, width - i), b = load<V>(bias + i, width - i);
+    store((load<V>(z + i) - of.mean) * of.scale * w + b, out + i, width - i);
   }
 }
 

@@ -25,52 +25,71 @@ int64_t rows_together(int64_t bytes) {
 // Numbers of a row that the last product of a branch sums up at a time.
 constexpr int64_t DEPTH = 192;
 
-// GELU as exact as E shows.
-QUARRY_INLINE Floats by_error_function_of(Floats x, float) { return by_error_function<float>(x).value; }
-QUARRY_INLINE Floats by_error_function_of(Floats x, Bf16) { return near_gelu(x); }
-template <class E>
-QUARRY_INLINE Floats by_tanh_of(Floats x, E) {
-  return by_tanh<E>(x).value;
-}
-template <class E>
-QUARRY_INLINE Floats same(Floats x, E) {
-  return x;
+// to = f(sums + bias): [rows, n], rows of `to` `stride` apart.
+template <class V, class E, class F>
+QUARRY_INLINE void finish(
+    const float* sums, const float* bias, int64_t rows, int64_t n, int64_t stride, E* to, const F& f) {
+  for (int64_t row = 0; row < rows; ++row, sums += n, to += stride)
+    for (int64_t i = 0; i < n; i += LANE)
+      store_near(f(load<V>(sums + i, n - i) + load<V>(bias + i, n - i)), to + i, n - i);
 }
 
-// to = f(sums + bias): [rows, n], rows of `to` `stride` apart.
-#define MAKE(E, NAME, F)                                                                         \
-  QUARRY_LANES void NAME(                                                                        \
-      const float* sums, const float* bias, int64_t rows, int64_t n, int64_t stride, E* to) {    \
-    for (int64_t row = 0; row < rows; ++row, sums += n, to += stride)                            \
-      for (int64_t i = 0; i < n; i += LANE)                                                      \
-        store_near(F(load(sums + i, n - i) + load(bias + i, n - i), E(0)), to + i, n - i);       \
-  }
-MAKE(float, add_bias, same)
-MAKE(Bf16, add_bias, same)
-MAKE(float, activate, by_error_function_of)
-MAKE(Bf16, activate, by_error_function_of)
-MAKE(float, activate_by_tanh, by_tanh_of)
-MAKE(Bf16, activate_by_tanh, by_tanh_of)
-#undef MAKE
+template <class V, class E>
+QUARRY_INLINE void add_bias_in(
+    const float* sums, const float* bias, int64_t rows, int64_t n, int64_t stride, E* to) {
+  finish<V>(sums, bias, rows, n, stride, to, [](V x) __attribute__((always_inline)) { return x; });
+}
+
+// GELU as exact as E shows.
+template <class V, class E>
+QUARRY_INLINE void activate_in(
+    const float* sums, const float* bias, int64_t rows, int64_t n, int64_t stride, E* to) {
+  finish<V>(sums, bias, rows, n, stride, to, [](V x) __attribute__((always_inline)) {
+    if constexpr (std::is_same_v<E, float>)
+      return by_error_function<E>(x).value;
+    else
+      return near_gelu(x);
+  });
+}
+
+template <class V, class E>
+QUARRY_INLINE void activate_by_tanh_in(
+    const float* sums, const float* bias, int64_t rows, int64_t n, int64_t stride, E* to) {
+  finish<V>(sums, bias, rows, n, stride, to, [](V x) __attribute__((always_inline)) { return by_tanh<E>(x).value; });
+}
 
 // x = LN(sums + bias + x), row by row.
-#define MAKE(E)                                                                                  \
-  QUARRY_LANES void normalize(                                                                   \
-      float* sums, const float* bias, int64_t rows, int64_t width, const LayerNorm& norm, E* x) { \
-    for (int64_t row = 0; row < rows; ++row, sums += width, x += width) {                        \
-      Floats total = {};                                                                         \
-      for (int64_t i = 0; i < width; i += LANE) {                                                \
-        const Floats all = load(sums + i) + load(bias + i) + load(x + i);                        \
-        total += all;                                                                            \
-        store(all, sums + i);                                                                    \
-      }                                                                                          \
-      const Moments moments = moments_of(sums, total, width, norm.epsilon);                      \
-      normalize_row(sums, moments, width, norm.weight, norm.bias, x);                            \
-    }                                                                                            \
+template <class V, class E>
+QUARRY_INLINE void normalize_in(
+    float* sums, const float* bias, int64_t rows, int64_t width, const LayerNorm& norm, E* x) {
+  for (int64_t row = 0; row < rows; ++row, sums += width, x += width) {
+    V total = {};
+    for (int64_t i = 0; i < width; i += LANE) {
+      const V all = load<V>(sums + i) + load<V>(bias + i) + load<V>(x + i);
+      total += all;
+      store(all, sums + i);
+    }
+    const Moments moments = moments_of(sums, total, width, norm.epsilon);
+    normalize_row<V>(sums, moments, width, norm.weight, norm.bias, x);
   }
-MAKE(float)
-MAKE(Bf16)
+}
+
+#define MAKE_ONE(E, NAME)                                                                          \
+  QUARRY_LEVELS(                                                                                   \
+      void, NAME,                                                                                  \
+      (const float* sums, const float* bias, int64_t rows, int64_t n, int64_t stride, E* to),      \
+      (sums, bias, rows, n, stride, to))
+#define MAKE(E)                                                                                    \
+  MAKE_ONE(E, add_bias)                                                                            \
+  MAKE_ONE(E, activate)                                                                            \
+  MAKE_ONE(E, activate_by_tanh)                                                                    \
+  QUARRY_LEVELS(                                                                                   \
+      void, normalize,                                                                             \
+      (float* sums, const float* bias, int64_t rows, int64_t width, const LayerNorm& norm, E* x),  \
+      (sums, bias, rows, width, norm, x))
+QUARRY_FOR_EACH_KIND(MAKE)
 #undef MAKE
+#undef MAKE_ONE
 
 // Calls `tile(first, rows)` for all of `rows`, a multiple of FILLED, of states as wide as `h`.
 template <class E, class F>

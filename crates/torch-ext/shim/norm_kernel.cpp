@@ -14,20 +14,26 @@ namespace {
 constexpr int64_t GRAIN = 64;
 
 // `z` has room for whole vectors.
-#define MAKE(E)                                                                      \
-  QUARRY_LANES void normalize_sum(                                                   \
-      const E* x, const E* y, const float* weight, const float* bias, float epsilon, \
-      int64_t width, float* z, E* out) {                                             \
-    Floats total = {};                                                               \
-    for (int64_t i = 0; i < width; i += LANE) {                                      \
-      const Floats both = load(x + i, width - i) + load(y + i, width - i);           \
-      total += both;                                                                 \
-      store(both, z + i);                                                            \
-    }                                                                                \
-    normalize_row(z, moments_of(z, total, width, epsilon), width, weight, bias, out); \
+template <class V, class E>
+QUARRY_INLINE void normalize_sum_in(
+    const E* x, const E* y, const float* weight, const float* bias, float epsilon, int64_t width, float* z,
+    E* out) {
+  V total = {};
+  for (int64_t i = 0; i < width; i += LANE) {
+    const V both = load<V>(x + i, width - i) + load<V>(y + i, width - i);
+    total += both;
+    store(both, z + i);
   }
-MAKE(float)
-MAKE(Bf16)
+  normalize_row<V>(z, moments_of(z, total, width, epsilon), width, weight, bias, out);
+}
+
+#define MAKE(E)                                                                           \
+  QUARRY_LEVELS(                                                                          \
+      void, normalize_sum,                                                                \
+      (const E* x, const E* y, const float* weight, const float* bias, float epsilon,     \
+       int64_t width, float* z, E* out),                                                  \
+      (x, y, weight, bias, epsilon, width, z, out))
+QUARRY_FOR_EACH_KIND(MAKE)
 #undef MAKE
 
 }  // namespace

@@ -9,25 +9,30 @@ namespace {
 
 // Row by row, as they lie in memory; four at once, so that the sums, which stay in the
 // first cache, are touched a quarter as often.
-#define MAKE(E)                                                                       \
-  QUARRY_LANES void add_rows(                                                         \
-      const E* x, int64_t rows, int64_t width, int64_t begin, int64_t end, float* to) { \
-    int64_t row = 0;                                                                  \
-    for (; row + 4 <= rows; row += 4) {                                               \
-      const E* from = x + row * width;                                                \
-      for (int64_t i = begin; i < end; i += LANE) {                                   \
-        const int64_t n = end - i;                                                    \
-        const Floats first = load(from + i, n) + load(from + width + i, n);           \
-        const Floats last = load(from + 2 * width + i, n) + load(from + 3 * width + i, n); \
-        store(load(to + i, n) + (first + last), to + i, n);                           \
-      }                                                                               \
-    }                                                                                 \
-    for (; row < rows; ++row)                                                         \
-      for (int64_t i = begin; i < end; i += LANE)                                     \
-        store(load(to + i, end - i) + load(x + row * width + i, end - i), to + i, end - i); \
+template <class V, class E>
+QUARRY_INLINE void add_rows_in(
+    const E* x, int64_t rows, int64_t width, int64_t begin, int64_t end, float* to) {
+  int64_t row = 0;
+  for (; row + 4 <= rows; row += 4) {
+    const E* from = x + row * width;
+    for (int64_t i = begin; i < end; i += LANE) {
+      const int64_t n = end - i;
+      const V first = load<V>(from + i, n) + load<V>(from + width + i, n);
+      const V last = load<V>(from + 2 * width + i, n) + load<V>(from + 3 * width + i, n);
+      store(load<V>(to + i, n) + (first + last), to + i, n);
+    }
   }
-MAKE(float)
-MAKE(Bf16)
+  for (; row < rows; ++row)
+    for (int64_t i = begin; i < end; i += LANE)
+      store(load<V>(to + i, end - i) + load<V>(x + row * width + i, end - i), to + i, end - i);
+}
+
+#define MAKE(E)                                                                               \
+  QUARRY_LEVELS(                                                                              \
+      void, add_rows,                                                                         \
+      (const E* x, int64_t rows, int64_t width, int64_t begin, int64_t end, float* to),       \
+      (x, rows, width, begin, end, to))
+QUARRY_FOR_EACH_KIND(MAKE)
 #undef MAKE
 
 }  // namespace
