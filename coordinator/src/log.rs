@@ -276,3 +276,30 @@ fn encode<T: Serialize>(path: &str, value: &T) -> Result<Bytes, LogError> {
     })?;
     Ok(bytes.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_snapshot_of_a_large_log_is_encoded_beside_the_requests() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let store = Store::open("memory:").await.unwrap();
+            let opened = Log::open(store, "a".to_owned()).await;
+            let (mut log, run) = opened.unwrap();
+            // The only other thread is taken until `release` goes.
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            tokio::task::spawn_blocking(move || released.recv());
+            log.append(1, &[]).await.unwrap();
+            log.snapshot(run.clone()).await.unwrap();
+            log.append(1, &[]).await.unwrap();
+            log.grown = LARGE + 1;
+            let mut large = std::pin::pin!(log.snapshot(run));
+            assert!(futures::poll!(&mut large).is_pending());
+            drop(release);
+            large.await.unwrap();
+        });
+    }
+}

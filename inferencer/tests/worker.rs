@@ -157,6 +157,23 @@ fn a_task_is_done_with_heartbeats_beside_it_and_the_run_ends() {
 }
 
 #[test]
+fn a_completion_brings_the_next_task_unless_the_worker_stops() {
+    let fixture = Fixture::new(&[(1, 1), (2, 60), (3, 5000)]);
+    let worker = fixture.start();
+    fixture.wait_until("the second task has begun", |f| f.begun() == 2);
+    let asked_for = fixture.script.heard().acquired;
+    assert_eq!(asked_for, 1);
+    fixture.shutdown.cancel();
+    assert_eq!(worker.join().unwrap().unwrap(), Ended::Stopped);
+    let heard = fixture.script.heard();
+    let go_on: Vec<_> = heard.completed.iter().map(|c| (c.lease, c.go_on)).collect();
+    assert_eq!(go_on, [(1, true)]);
+    let returned: Vec<_> = heard.returned.iter().map(|r| (r.lease, r.failed)).collect();
+    assert_eq!(returned, [(2, false)]);
+    assert_eq!(heard.acquired, 1);
+}
+
+#[test]
 fn a_cancelled_task_stops_at_once_and_is_neither_delivered_nor_returned() {
     let fixture = Fixture::new(&[(1, 5000), (2, 1)]);
     fixture.script.orders().cancel.push(1);

@@ -4,6 +4,7 @@ use crate::convert::{ConversionError, all, optional, required};
 use crate::v1;
 use quarry_artifacts::{CheckpointRef, ObjectRef};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// A slice of the queries of one split.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -96,6 +97,22 @@ pub struct Lease {
     pub duration_ms: u32,
     /// The task.
     pub task: Task,
+}
+
+/// Heartbeats in the time of a lease. They are most of what a large fleet asks of its
+/// coordinator.
+const BEATS: u32 = 3;
+/// A missed one is made up for in this part of the usual pause.
+const HASTE: u32 = 4;
+
+impl Lease {
+    /// How long its holder waits before the next heartbeat, which comes sooner after one
+    /// that was `missed`.
+    #[must_use]
+    pub fn pause(&self, missed: bool) -> Duration {
+        let usual = Duration::from_millis(u64::from(self.duration_ms / BEATS).max(1));
+        if missed { usual / HASTE } else { usual }
+    }
 }
 
 impl Work {

@@ -71,6 +71,13 @@ fn all_work() -> Vec<Work> {
 }
 
 #[test]
+fn three_heartbeats_fit_a_lease_and_a_missed_one_is_made_up_for() {
+    let lease = lease(Work::EncodeShard { shard: 3 });
+    assert_eq!(lease.pause(false).as_millis(), 6_666);
+    assert_eq!(lease.pause(true).as_micros(), 1_666_500);
+}
+
+#[test]
 fn leases_survive_the_wire_and_json() {
     for work in all_work() {
         let lease = lease(work);

@@ -24,15 +24,17 @@ pub fn claim(choice: DeviceChoice, threads: usize) -> Result<Device> {
     Ok(device)
 }
 
-/// Values of `CUBLAS_WORKSPACE_CONFIG` with which cuBLAS repeats itself; libtorch refuses a
+/// Whether cuBLAS repeats itself with this `CUBLAS_WORKSPACE_CONFIG`; libtorch refuses a
 /// product in deterministic mode under any other.
-const FIXED_WORKSPACES: [&str; 2] = [":4096:8", ":16:8"];
+fn is_fixed(workspace: &str) -> bool {
+    [":4096:8", ":16:8"].contains(&workspace)
+}
 
 /// A replay wants the same kernels in the same order. cuBLAS promises that only
 /// with a fixed workspace, which must be asked for before the process starts.
 fn replayable() -> Result<()> {
     let workspace = std::env::var("CUBLAS_WORKSPACE_CONFIG").unwrap_or_default();
-    if !FIXED_WORKSPACES.contains(&workspace.as_str()) {
+    if !is_fixed(&workspace) {
         tracing::warn!(
             "runs on this GPU need not repeat bitwise; set CUBLAS_WORKSPACE_CONFIG=:4096:8 for that"
         );
@@ -50,5 +52,23 @@ pub fn precision(wanted: quarry_recipe::Precision, device: Device) -> Precision 
         quarry_recipe::Precision::Bf16 => Precision::Bf16,
         quarry_recipe::Precision::Auto if device.is_cuda() || has_native_bf16() => Precision::Bf16,
         quarry_recipe::Precision::Auto => Precision::F32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_workspaces_that_libtorch_takes_are_fixed() {
+        for (workspace, fixed) in [
+            (":4096:8", true),
+            (":16:8", true),
+            ("", false),
+            (":4096:8:16:8", false),
+            (":0:0", false),
+        ] {
+            assert_eq!(is_fixed(workspace), fixed, "{workspace}");
+        }
     }
 }

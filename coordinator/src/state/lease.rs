@@ -322,7 +322,8 @@ impl State {
     fn end_waits(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let lease_ms = self.settings.lease_ms();
         let all = std::mem::take(&mut self.fleet.waiting).into_iter();
-        let (over, waiting): (Vec<Waiter>, _) = all.partition(|waiter| waiter.until.is_some_and(|until| until <= now));
+        let (over, waiting): (Vec<Waiter>, _) =
+            all.partition(|waiter| waiter.until.is_some_and(|until| until <= now));
         self.fleet.waiting = waiting.into();
         for waiter in over {
             // A worker that waits is alive.
@@ -365,7 +366,11 @@ impl State {
 
     /// Answers the newest request if it does not wait.
     fn turn_away(&mut self, effects: &mut Vec<Effect>) {
-        if let Some(waiter) = self.fleet.waiting.pop_back_if(|waiter| waiter.until.is_none()) {
+        if let Some(waiter) = self
+            .fleet
+            .waiting
+            .pop_back_if(|waiter| waiter.until.is_none())
+        {
             let (ticket, finished) = (waiter.ticket, false);
             effects.push(Effect::NoWork { ticket, finished });
         }

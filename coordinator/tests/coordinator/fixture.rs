@@ -170,6 +170,24 @@ impl Bench {
         lease
     }
 
+    /// Asks for work that is ready now. `None` if there is none; that is said at once.
+    pub fn ask_at_once(&mut self, worker: &str) -> Option<Lease> {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let (worker, wait_ms) = (worker.to_owned(), 0);
+        let asked = Event::WorkRequested {
+            ticket,
+            worker,
+            wait_ms,
+        };
+        self.tell(asked).unwrap();
+        let lease = self.granted(ticket);
+        let finished = false;
+        let nothing = Effect::NoWork { ticket, finished };
+        assert_ne!(lease.is_some(), self.effects.contains(&nothing));
+        lease
+    }
+
     pub fn granted(&mut self, of: u64) -> Option<Lease> {
         let at = self
             .effects

@@ -180,6 +180,30 @@ fn waiting_workers_are_served_in_order_and_told_when_the_wait_is_over() {
 }
 
 #[test]
+fn who_does_not_wait_gets_what_is_ready_or_nothing_at_once() {
+    let mut bench = Bench::new(settings(|_| {}));
+    let leases: Vec<_> = (0..3).map(|_| bench.ask_at_once("a").unwrap()).collect();
+    let last = bench.ask_at_once("a").unwrap();
+    assert_eq!(last.task.number, 3);
+    assert_eq!(bench.ask_at_once("a"), None);
+    // Others wait: they are first, and the wait of none has changed.
+    let (ticket, worker, wait_ms) = (901, "b".to_owned(), 5_000);
+    let patient = Event::WorkRequested {
+        ticket,
+        worker,
+        wait_ms,
+    };
+    bench.tell(patient).unwrap();
+    assert_eq!(bench.ask_at_once("a"), None);
+    bench.wait(4_999);
+    assert_eq!(bench.state.fleet.waiting.len(), 1);
+    bench.hand_back("a", &leases[2], false);
+    assert_eq!(bench.granted(901).unwrap().task.number, 2);
+    assert_eq!(bench.ask_at_once("a"), None);
+    assert!(bench.state.fleet.waiting.is_empty());
+}
+
+#[test]
 fn a_straggler_gets_one_backup_attempt() {
     let mut bench = Bench::new(settings(|r| r.data.block_queries = 2)); // 13 + 1 blocks
     let slow = bench.ask("slow").unwrap();

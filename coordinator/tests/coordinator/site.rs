@@ -162,6 +162,16 @@ impl Process {
     }
 
     pub async fn complete(&mut self, lease: &Lease, output: TaskOutput) -> bool {
+        self.completed(lease, output, false).await.accepted
+    }
+
+    /// The whole answer; with `go_on` it may bring the next lease.
+    pub async fn completed(
+        &mut self,
+        lease: &Lease,
+        output: TaskOutput,
+        go_on: bool,
+    ) -> v1::CompleteTaskResponse {
         let request = v1::CompleteTaskRequest {
             worker: "worker-1".into(),
             lease: lease.id,
@@ -169,14 +179,13 @@ impl Process {
             generation: lease.task.generation,
             task: lease.task.number,
             output: Some(output.into()),
-            go_on: false,
+            go_on,
         };
         self.client
             .complete_task(request)
             .await
             .unwrap()
             .into_inner()
-            .accepted
     }
 
     pub async fn watch(

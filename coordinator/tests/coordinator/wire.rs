@@ -188,6 +188,35 @@ async fn trainer_side(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_completion_brings_the_next_lease_to_who_asks_for_it() {
+    let mut site = Site::prepare().await;
+    let mut process = site.start().await;
+    let mut lease = process.lease().await;
+    let mut done = vec![lease.task.number];
+    // The BM25 generation has three blocks and dev's; the dense one opens behind it.
+    loop {
+        let output = make(&site.store, &lease).await;
+        let answer = process.completed(&lease, output, true).await;
+        assert!(answer.accepted);
+        let Some(next) = answer.next else { break };
+        lease = next.try_into().unwrap();
+        if lease.task.generation > 0 {
+            break;
+        }
+        done.push(lease.task.number);
+    }
+    assert_eq!(done, [0, 1, 2, 3]);
+
+    // Who was answered before gets no second lease, nor does who does not ask.
+    let held = process.lease().await;
+    let output = make(&site.store, &held).await;
+    let answer = process.completed(&held, output.clone(), false).await;
+    assert_eq!((answer.accepted, answer.next), (true, None));
+    let again = process.completed(&held, output, true).await;
+    assert!(again.accepted && again.next.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn law_6_a_zombie_exits_at_its_next_write() {
     let mut site = Site::prepare().await;
     let mut old = site.start().await;

@@ -186,7 +186,7 @@ impl Link {
     ///
     /// # Errors
     /// Its refusal.
-    pub async fn until_answered<T, F>(&self, call: impl Fn() -> F) -> Result<T, Status>
+    pub async fn until_answered<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {

@@ -135,10 +135,10 @@ impl Worker {
 
     /// Renews the lease until the coordinator does not want the work any more.
     async fn beat(&self, lease: &Lease) {
-        let period = u64::from(lease.duration_ms / 3);
-        let mut pause = period;
+        let mut missed = false;
         loop {
-            self.link.process.sleep(pause).await;
+            let pause = lease.pause(missed).as_millis();
+            self.link.process.sleep(pause as u64).await;
             let request = v1::HeartbeatRequest {
                 worker: self.link.process.name.clone(),
                 lease: lease.id,
@@ -147,10 +147,10 @@ impl Worker {
                 generation: Some(lease.task.generation),
                 task: Some(lease.task.number),
             };
-            pause = match self.link.heartbeat(request).await {
+            missed = match self.link.heartbeat(request).await {
                 Ok(true) => return,
-                Ok(false) => period,
-                Err(_) => period / 4,
+                Ok(false) => false,
+                Err(_) => true,
             };
         }
     }

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::aside::aside;
@@ -19,9 +18,6 @@ use crate::object_ref::ObjectRef;
 use crate::store::Store;
 
 const KIND: &str = "generation manifest";
-
-/// Objects asked for at a time: a large generation has thousands.
-const PARALLEL: usize = 32;
 
 /// A manifest of more objects takes milliseconds to write down.
 const LARGE: usize = 1_000;
@@ -133,26 +129,6 @@ impl GenerationManifest {
             .chain(&self.index)
             .chain(self.negatives.iter().map(|block| &block.object))
             .chain(self.runs.values())
-    }
-
-    /// Checks the manifest, checks that every object is in the store at its
-    /// size, and writes the manifest, as [`Self::write`] does.
-    ///
-    /// # Errors
-    /// If the manifest is incomplete, an object is missing or short, or the
-    /// store fails.
-    pub async fn publish(&self, store: &Store) -> Result<ObjectRef> {
-        self.check()?;
-        let objects: Vec<ObjectRef> = self.objects().cloned().collect();
-        stream::iter(objects)
-            .map(|object| {
-                let store = store.clone();
-                async move { store.check_size(&object).await }
-            })
-            .buffered(PARALLEL)
-            .try_collect::<()>()
-            .await?;
-        self.clone().write(store).await
     }
 
     /// Checks and writes the manifest of objects that were all seen in the store at their

@@ -68,22 +68,9 @@ async fn a_short_or_mixed_generation_cannot_be_published() {
     );
     bad.push(edited);
     for manifest in bad {
-        let error = manifest.publish(&store).await.unwrap_err();
+        let error = manifest.write(&store).await.unwrap_err();
         assert!(matches!(error, ArtifactError::Invalid { .. }), "{error}");
     }
-    let mut missing = whole.clone();
-    missing.index.push(ObjectRef {
-        path: "generations/000001/index/none".into(),
-        ..object.clone()
-    });
-    assert!(missing.publish(&store).await.unwrap_err().is_not_found());
-    let mut short = whole.clone();
-    short
-        .negatives
-        .iter_mut()
-        .for_each(|block| block.object.size = 4);
-    let error = short.publish(&store).await.unwrap_err();
-    assert!(matches!(error, ArtifactError::Mismatch { .. }), "{error}");
     assert_eq!(
         store
             .head("generations/000001/manifest.json")
@@ -92,9 +79,9 @@ async fn a_short_or_mixed_generation_cannot_be_published() {
         None
     );
 
-    let published = whole.publish(&store).await.unwrap();
+    let published = whole.clone().write(&store).await.unwrap();
     assert_eq!(published.path, "generations/000001/manifest.json");
-    assert_eq!(whole.publish(&store).await.unwrap(), published);
+    assert_eq!(whole.clone().write(&store).await.unwrap(), published);
     assert_eq!(
         GenerationManifest::read(&store, &published).await.unwrap(),
         whole
@@ -102,7 +89,7 @@ async fn a_short_or_mixed_generation_cannot_be_published() {
     // A coordinator that died before its log record left the first manifest.
     let mut other = whole.clone();
     other.counts.insert("dropped".into(), 1);
-    let beside = other.publish(&store).await.unwrap();
+    let beside = other.clone().write(&store).await.unwrap();
     assert_ne!(beside.path, published.path);
     assert_eq!(
         GenerationManifest::read(&store, &beside).await.unwrap(),
@@ -167,14 +154,27 @@ fn spoiled(mut manifest: GenerationManifest, at: usize, how: usize) -> Option<Ge
     Some(manifest)
 }
 
-/// A store that holds every object of the manifest, at its size.
-async fn holding(manifest: &GenerationManifest) -> Store {
-    let store = Store::open("memory:").await.unwrap();
-    for object in manifest.objects() {
-        let content = Bytes::from(vec![0; object.size as usize]);
-        store.create(&object.path, content).await.unwrap();
-    }
-    store
+#[test]
+fn only_a_large_manifest_is_written_down_beside_what_shares_the_thread() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let store = Store::open("memory:").await.unwrap();
+        let of = |number, objects| {
+            let mut manifest = generation(number, Vec::new());
+            let object = |i| ObjectRef::new(format!("o-{i}"), 1, Digest::of(b"o")).unwrap();
+            manifest.embeddings = (0..objects).map(object).collect();
+            manifest
+        };
+        // The only other thread is taken until `release` goes.
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || released.recv());
+        of(1, 1_000).write(&store).await.unwrap();
+        let mut large = std::pin::pin!(of(2, 1_001).write(&store));
+        assert!(futures::poll!(&mut large).is_pending());
+        drop(release);
+        large.await.unwrap();
+    });
 }
 
 proptest! {
@@ -185,25 +185,19 @@ proptest! {
 
     #[test]
     fn a_whole_generation_is_published_and_no_other(
-        whole in any_manifest(), at in 0..1000_usize, how in 0..7_usize, lost: prop::sample::Index,
+        whole in any_manifest(), at in 0..1000_usize, how in 0..7_usize,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let path = layout::generation_manifest(whole.generation);
             if let Some(spoiled) = spoiled(whole.clone(), at, how) {
-                let store = holding(&whole).await;
-                let refused = matches!(spoiled.publish(&store).await, Err(ArtifactError::Invalid { .. }));
-                prop_assert!(refused, "{spoiled:?}");
+                let store = Store::open("memory:").await.unwrap();
+                let refused = spoiled.clone().write(&store).await;
+                prop_assert!(matches!(refused, Err(ArtifactError::Invalid { .. })), "{spoiled:?}");
                 prop_assert_eq!(store.head(&path).await.unwrap(), None);
             }
-            let store = holding(&whole).await;
-            let object = &whole.embeddings[lost.index(whole.embeddings.len())].path;
-            store.delete(object).await.unwrap();
-            prop_assert!(whole.publish(&store).await.unwrap_err().is_not_found());
-            prop_assert_eq!(store.head(&path).await.unwrap(), None);
-
-            let store = holding(&whole).await;
-            let published = whole.publish(&store).await.unwrap();
+            let store = Store::open("memory:").await.unwrap();
+            let published = whole.clone().write(&store).await.unwrap();
             prop_assert_eq!(GenerationManifest::read(&store, &published).await.unwrap(), whole);
             Ok(())
         })?;

@@ -5,14 +5,7 @@
 
 use crate::worker::Link;
 use quarry_proto::Lease;
-use std::time::Duration;
 use tokio::task::JoinHandle;
-
-/// Heartbeats in the time of a lease. They are most of what a large fleet asks of its
-/// coordinator.
-const BEATS: u32 = 3;
-/// A missed one is made up for in this part of the usual pause.
-const HASTE: u32 = 4;
 
 /// Heartbeats of one lease, until dropped.
 pub struct Heartbeats(JoinHandle<()>);
@@ -41,11 +34,9 @@ impl Drop for Heartbeats {
 }
 
 async fn until_cancelled(link: &Link, lease: &Lease, progress: impl Fn() -> f64) {
-    let period = Duration::from_millis(u64::from(lease.duration_ms / BEATS).max(1));
     let mut missed = false;
     loop {
-        let pause = if missed { period / HASTE } else { period };
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(lease.pause(missed)).await;
         match link.heartbeat(lease, progress()).await {
             Ok(true) => return,
             Ok(false) => missed = false,

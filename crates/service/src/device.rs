@@ -62,12 +62,18 @@ impl DeviceChoice {
             }
         };
         let hidden = std::env::var_os("CUDA_VISIBLE_DEVICES").is_some();
-        if gpus == 0 && self == Self::Auto && !hidden && Path::new(GPU_FILE).exists() {
+        if self.overlooks(gpus, Path::new(GPU_FILE).exists(), hidden) {
             tracing::warn!(
                 "this machine seems to have a GPU ({GPU_FILE}), but libtorch sees none, computing on the processor; put a libtorch with CUDA on LD_LIBRARY_PATH, or say --device cpu"
             );
         }
         self.gpu(gpus)
+    }
+
+    /// Whether the processor is taken where no GPU was seen of `gpus` although one is there,
+    /// which nobody has hidden.
+    fn overlooks(self, gpus: usize, there: bool, hidden: bool) -> bool {
+        self == Self::Auto && gpus == 0 && there && !hidden
     }
 
     /// The number of the GPU to use where there are `gpus`; `None` is the processor.
@@ -108,6 +114,16 @@ mod tests {
         assert_eq!(DeviceChoice::Cuda(1).gpu(2).unwrap(), Some(1));
         let refused = DeviceChoice::Cuda(2).gpu(2).unwrap_err().to_string();
         assert!(refused.contains("there is no GPU 2"), "{refused}");
+    }
+
+    #[test]
+    fn a_gpu_is_overlooked_only_by_who_would_take_it() {
+        assert!(DeviceChoice::Auto.overlooks(0, true, false));
+        assert!(!DeviceChoice::Auto.overlooks(1, true, false));
+        assert!(!DeviceChoice::Auto.overlooks(0, false, false));
+        assert!(!DeviceChoice::Auto.overlooks(0, true, true));
+        assert!(!DeviceChoice::Cpu.overlooks(0, true, false));
+        assert!(!DeviceChoice::Cuda(0).overlooks(0, true, false));
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Heard {
     pub progress: Vec<ReportProgressRequest>,
     /// The activations after which the trainer asked to be told of new ones.
     pub watched_after: Vec<u64>,
+    /// Requests for work.
+    pub acquired: usize,
     /// Signs of life of workers.
     pub heartbeats: Vec<HeartbeatRequest>,
     /// Tasks done.
@@ -191,6 +193,7 @@ impl Coordinator for Script {
 
     /// Scripted leases first, then nothing more, or the end of the run.
     async fn acquire_lease(&self, _: Request<AcquireLeaseRequest>) -> Answer<AcquireLeaseResponse> {
+        self.heard().acquired += 1;
         let (lease, open) = {
             let mut orders = self.orders();
             (orders.leases.pop_front(), orders.open)

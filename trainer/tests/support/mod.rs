@@ -141,10 +141,7 @@ impl TinyRun {
             metrics: BTreeMap::new(),
             counts: BTreeMap::new(),
         };
-        let manifest: ObjectRef = self
-            .runtime
-            .block_on(manifest.publish(&self.store))
-            .unwrap();
+        let manifest: ObjectRef = self.runtime.block_on(manifest.write(&self.store)).unwrap();
         WatchGenerationsResponse {
             activation,
             generation,

@@ -52,7 +52,8 @@ pub async fn perform(world: &World, link: &Link, lease: &Lease, time: Duration) 
     }
     drop(heartbeats);
     let output = make(&world.store("worker"), &lease.task).await;
-    link.complete(lease, &output).await.unwrap()
+    let completed = link.complete(lease, &output, false).await;
+    completed.unwrap().accepted
 }
 
 /// Works until `generation` is active.
