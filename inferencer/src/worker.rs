@@ -78,9 +78,14 @@ impl Worker {
     /// The coordinator's refusal to give this worker anything, or a GPU that failed.
     pub async fn run(&self, shutdown: &CancellationToken) -> Result<Ended, WorkerError> {
         let mut pause = FIRST_PAUSE;
-        let mut next = None;
+        let mut next: Option<Box<Lease>> = None;
         loop {
             let lease = match next.take() {
+                // It came while the worker was asked to stop.
+                Some(lease) if shutdown.is_cancelled() => {
+                    self.part(&lease).await;
+                    return Ok(Ended::Stopped);
+                }
                 Some(lease) => lease,
                 None => tokio::select! {
                     biased;

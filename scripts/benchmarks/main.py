@@ -260,6 +260,8 @@ def main():
     if unknown:
         parser.error(f"unknown suite {', '.join(sorted(unknown))}: choose from {', '.join(every)} (gpu and size come first and alone)")
     wanted = args.suites or every
+    if not NATIVE and set(wanted) & set(SUITES):
+        print("bench: this processor has no products of bf16: f32 runs in its place, and goals of bf16 are left out", file=sys.stderr)
     if args.only:
         if len(wanted) != 1 or wanted[0] not in SUITES:
             parser.error(f"--only wants one suite before it, of {', '.join(SUITES)}")
@@ -276,8 +278,6 @@ def main():
         parser.error(f"--steps of asynchrony is at least {least}: a turn of each state behind --warmup")
     if set(wanted) & set(SUITES):
         args.texts = passages(args)
-        if not NATIVE:
-            print("bench: this processor has no products of bf16: f32 runs in its place, and goals of bf16 are left out", file=sys.stderr)
     reports = {"setting": setting(args)}
     whole = args.data
     for suite in wanted:
@@ -312,7 +312,7 @@ def setting(args):
     if shutil.which("git"):  # Where only the programs were copied to there may be none.
         commit = subprocess.run(ask, stdout=subprocess.PIPE, text=True).stdout
     chosen = {name: str(value) for name, value in vars(args).items() if name not in ("work", "texts", "json")}
-    return {**chosen, "commit": commit.strip(), "machine": machine()}
+    return {**chosen, "commit": commit.strip(), "machine": machine(), "bf16": NATIVE}
 
 
 def passages(args):

@@ -39,7 +39,7 @@ def has_bf16():
 
 
 def in_f32(suite):
-    """A suite on a processor without products of bf16, where libtorch has none to time and
+    """A suite on a processor without products of bf16, where Quarry takes f32 by itself and
     its peers crawl: f32 in the place of bf16, whose goals nothing is held to."""
     contenders, ratios = suite
     plain = list(dict.fromkeys(f32(name) for name in contenders))

@@ -92,7 +92,7 @@ pub enum Event {
         /// Whether training ends with it.
         is_final: bool,
     },
-    /// A worker asks for work and is willing to wait.
+    /// A worker asks for work and is willing to wait; with 0 ms it is answered at once.
     WorkRequested {
         /// Names the request in the answer.
         ticket: u64,

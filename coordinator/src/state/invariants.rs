@@ -184,13 +184,16 @@ fn board(state: &State) -> Result<(), String> {
     })
 }
 
-/// Leases are on tasks that have their inputs; nobody waits for nothing.
+/// Leases are on tasks that have their inputs; nobody waits for nothing, or without end.
 fn leases(state: &State) -> Result<(), String> {
     let fleet = &state.fleet;
     require(state.run.open.is_some() || fleet.leases.is_empty(), || {
         "leases: there are some, but no open generation".to_owned()
     })?;
     for waiter in &fleet.waiting {
+        require(waiter.until.is_some(), || {
+            format!("leases: {} did not want to wait", waiter.worker)
+        })?;
         require(
             state.choose(fleet.last_contact, &waiter.worker).is_none(),
             || format!("leases: {} waits although there is work", waiter.worker),

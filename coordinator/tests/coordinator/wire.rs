@@ -207,7 +207,7 @@ async fn a_completion_brings_the_next_lease_to_who_asks_for_it() {
     }
     assert_eq!(done, [0, 1, 2, 3]);
 
-    // Who was answered before gets no second lease, nor does who does not ask.
+    // Who does not ask for it gets none; a repetition is answered like the first.
     let held = process.lease().await;
     let output = make(&site.store, &held).await;
     let answer = process.completed(&held, output.clone(), false).await;

@@ -61,20 +61,26 @@ impl Worker {
                 }
             };
             let lease = Lease::try_from(lease).unwrap();
-            tokio::select! {
+            let output = tokio::select! {
                 biased;
-                lease = self.work(&lease) => next = lease,
+                output = self.perform(&lease.task) => output,
                 () = self.beat(&lease) => {
                     let name = &self.link.process.name;
                     self.link.world().note(format_args!("{name} drops a cancelled task"));
+                    continue;
                 }
-            }
+            };
+            next = self.deliver(&lease, output).await;
         }
     }
 
     /// What is next, if the coordinator said.
-    async fn work(&self, lease: &Lease) -> Option<v1::Lease> {
-        let output = match self.perform(&lease.task).await {
+    async fn deliver(
+        &self,
+        lease: &Lease,
+        output: Result<TaskOutput, Failure>,
+    ) -> Option<v1::Lease> {
+        let output = match output {
             Ok(output) => output,
             Err(failure) => {
                 self.give_back(lease, failure).await;

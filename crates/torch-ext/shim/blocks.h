@@ -31,7 +31,7 @@ inline const float* torch(const float* p) { return p; }
 // vectors hold eight floats: products of f32 ran at .65 of the peak there, of 32 at .9 and more.
 inline int64_t columns() {
 #if defined(__x86_64__)
-  static const int64_t most = __builtin_cpu_supports("avx512f") ? 64 : 32;
+  static const int64_t most = __builtin_cpu_supports("avx512bw") ? 64 : 32;
   return most;
 #else
   return 64;

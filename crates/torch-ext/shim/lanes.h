@@ -264,11 +264,11 @@ QUARRY_INLINE float folded(V x, const F& both) {
 
 template <class V>
 QUARRY_INLINE float sum_of(V x) {
-  return folded(x, [](float a, float b) { return a + b; });
+  return folded(x, [](float a, float b) __attribute__((always_inline)) { return a + b; });
 }
 template <class V>
 QUARRY_INLINE float max_of(V x) {
-  return folded(x, [](float a, float b) { return a > b ? a : b; });
+  return folded(x, [](float a, float b) __attribute__((always_inline)) { return a > b ? a : b; });
 }
 
 // log2 e: e^x is 2^(x log2 e).

@@ -155,6 +155,7 @@ Tensor forward(
 extern "C" char* quarry_layers_pack(const Tensor* weight, int64_t part, Tensor** packed) {
   return guarded([&] {
     at::NoGradGuard no_grad;
+    TORCH_CHECK(part > 0, "a part of a weight has no rows");
     const Tensor from = weight->detach().contiguous(), to = at::empty_like(from);
     const int64_t out = from.size(0), in = from.size(1);
     from.scalar_type() == at::kFloat

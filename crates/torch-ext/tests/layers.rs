@@ -137,7 +137,7 @@ fn firsts(x: &Tensor, lengths: &[i64]) -> Tensor {
 fn layers_end_as_their_operations_do() {
     tch::manual_seed(7);
     // Groups of one sequence and of many, a sequence longer than a group of several threads, rows that are no
-    // multiple of anything, heads narrower than a vector, widths above and below the kernels' blocks of 64 and 192.
+    // multiple of anything, heads narrower than a vector, widths above and below the kernels' blocks of 32 or 64 and of 192.
     // More sequences than a tile has rows, and states so wide that a tile in f32 has fewer.
     let many = [3; 530];
     let shapes: [(i64, i64, i64, &[i64]); 9] = [

@@ -50,7 +50,7 @@ pub struct Shared {
 }
 
 /// Milliseconds from a task done to the next one had, where there was one to be had, and
-/// until a completion was durable; when the last one was.
+/// until a completion was answered; when the last one was.
 type Samples = (Vec<f64>, Vec<f64>, Option<Instant>);
 
 impl Shared {

@@ -147,7 +147,9 @@ impl Callers {
         let completed = self
             .cut("CompleteTask", link.complete(&first, &output, true))
             .await;
-        assert!(completed.unwrap().accepted, "its own repetition beat it");
+        let completed = completed.unwrap();
+        assert!(completed.accepted, "its own repetition beat it");
+        assert!(completed.next.is_none(), "a repetition asked for more");
         assert_eq!(self.completed(&first).await, 1);
 
         // A lease that nobody heard of lapses, and its task is given to another.
