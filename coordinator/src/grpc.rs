@@ -41,6 +41,13 @@ impl Service {
         self.handle()?.report(event).await.map_err(refusal)
     }
 
+    /// Work that is ready now for a worker whose completion is durable, and is answered
+    /// whatever comes of this.
+    async fn next_lease(&self, worker: String) -> Option<v1::Lease> {
+        let answer = self.handle().ok()?.work(worker, 0).await;
+        answer.ok()?.lease.map(Into::into)
+    }
+
     /// Checks that a checkpoint is there, in full, and is what it is said to be: on
     /// its word older ones are deleted.
     async fn check(&self, checkpoint: &CheckpointRef) -> Result<(), Status> {
@@ -64,13 +71,6 @@ impl Service {
             checkpoint.digest.short(),
             checkpoint.step,
         )))
-    }
-
-    /// Work that is ready now for a worker whose completion is durable, and is answered
-    /// whatever comes of this.
-    async fn next_lease(&self, worker: String) -> Option<v1::Lease> {
-        let answer = self.handle().ok()?.work(worker, 0).await;
-        answer.ok()?.lease.map(Into::into)
     }
 
     async fn check_files(&self, manifest: CheckpointManifest) -> Result<(), Status> {
