@@ -44,8 +44,13 @@ impl Link {
         .await
     }
 
-    pub async fn heartbeat(&self, request: v1::HeartbeatRequest) -> Result<bool, Status> {
-        let answer = self.call(DEADLINE_MS, request, |member, request| async move {
+    pub async fn heartbeat(
+        &self,
+        limit_ms: u64,
+        request: v1::HeartbeatRequest,
+    ) -> Result<bool, Status> {
+        let limit = limit_ms.min(DEADLINE_MS);
+        let answer = self.call(limit, request, |member, request| async move {
             member.service.heartbeat(Request::new(request)).await
         });
         Ok(answer.await?.cancelled)

@@ -153,7 +153,8 @@ impl Worker {
                 generation: Some(lease.task.generation),
                 task: Some(lease.task.number),
             };
-            missed = match self.link.heartbeat(request).await {
+            let limit = lease.patience().as_millis() as u64;
+            missed = match self.link.heartbeat(limit, request).await {
                 Ok(true) => return,
                 Ok(false) => false,
                 Err(_) => true,

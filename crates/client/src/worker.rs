@@ -138,7 +138,8 @@ impl Link {
             generation: Some(lease.task.generation),
             task: Some(lease.task.number),
         };
-        let answer = within(DEADLINE, async move { client.heartbeat(request).await }).await?;
+        let limit = lease.patience().min(DEADLINE);
+        let answer = within(limit, async move { client.heartbeat(request).await }).await?;
         Ok(answer.cancelled)
     }
 

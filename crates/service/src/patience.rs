@@ -48,7 +48,7 @@ pub async fn within<T>(
     match tokio::time::timeout(limit, call).await {
         Ok(answer) => answer.map(Response::into_inner),
         Err(_) => {
-            let reason = format!("no answer in {} s", limit.as_secs());
+            let reason = format!("no answer in {} s", limit.as_secs_f64());
             Err(Status::deadline_exceeded(reason))
         }
     }

@@ -131,7 +131,7 @@ impl Callers {
         let noted = Arc::clone(&cancelled);
         let cancel = move || noted.store(true, Ordering::Relaxed);
         let heartbeats = Heartbeats::start(link.clone(), first.clone(), || 0.5, cancel);
-        sleep(LEASE / 4).await; // shortly before the first heartbeat
+        sleep(first.pause(false) - CUT / 2).await; // shortly before the first heartbeat
         self.cut("Heartbeat", sleep(LIMIT - Duration::from_secs(1)))
             .await;
         assert!(
