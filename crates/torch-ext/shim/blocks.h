@@ -30,7 +30,9 @@ inline const float* torch(const float* p) { return p; }
 // a whole weight would push each other out of the caches. A block of 64 does so itself where
 // vectors hold eight floats: products of f32 ran at .65 to .75 of the peak there, of 32 at .87 and more.
 inline int64_t columns() {
-#if defined(__x86_64__)
+#if defined(QUARRY_VECTORS)
+  return std::is_same_v<QUARRY_VECTORS, Sixteen> ? 64 : 32;
+#elif defined(__x86_64__)
   static const int64_t most = __builtin_cpu_supports("avx512bw") ? 64 : 32;
   return most;
 #else

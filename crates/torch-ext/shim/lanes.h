@@ -10,8 +10,13 @@
 #include <cstring>
 #include <type_traits>
 
+#if defined(QUARRY_VECTORS)
+// Vectors of one kind on any processor: a test compiles the kernels once with each (tests/widths.rs).
+#define QUARRY_LANES
+#define QUARRY_LEVELS(RESULT, NAME, PARAMETERS, ARGUMENTS) \
+  RESULT NAME PARAMETERS { return NAME##_in<QUARRY_VECTORS> ARGUMENTS; }
 // Older compilers do not know these names; the build's own level must do there.
-#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
+#elif defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
 // A function whose loops the compiler turns into vectors itself.
 #define QUARRY_LANES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 // RESULT NAME(PARAMETERS), which calls the template NAME_in with the vectors of each level.
