@@ -92,7 +92,7 @@ pub async fn serve(options: &Options, shutdown: CancellationToken) -> Result<()>
         shutdown.cancel();
         outcome.unwrap_or(Ok(()))
     };
-    let (acted, served) = tokio::join!(act, server);
+    let (acted, served) = tokio::join!(act, listen::until_drained(server, &shutdown));
     acted?;
     served.context("the gRPC server failed; restart the coordinator")?;
     if let Some(health) = health {

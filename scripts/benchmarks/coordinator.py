@@ -39,6 +39,11 @@ def run(args, options):
     return json.loads(done.stdout)
 
 
+def spread(milliseconds):
+    p50, p99, most = (milliseconds[name] for name in ["p50", "p99", "max"])
+    return f"{p50:.1f} ms (p99 {p99:.1f}, at most {most:.1f})"
+
+
 def show(found):
     print("\ncoordinator")
     print("  tasks   workers  cpu s  us/task     MiB  idle p50, p99 ms   publish s  records  log MiB  snapshots MiB")
@@ -57,7 +62,7 @@ def show(found):
         print(
             f"  {row['workers']} workers at 30 s a task ({rate:.1f} tasks/s), half of {row['tasks']} done: "
             f"{100 * row['core_share']:.1f} % of a core; "
-            f"idle between two p50 {row['idle_ms']['p50']:.1f} ms, p99 {row['idle_ms']['p99']:.1f} ms; "
+            f"a completion durable after {spread(row['complete_ms'])}, idle between two {spread(row['idle_ms'])}; "
             f"{row['log']['records']} records, {row['log']['snapshot_bytes'] / 2**20:.0f} MiB of snapshots"
         )
     shares = [row["core_share"] for row in found["real_pace"]]

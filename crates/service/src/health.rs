@@ -31,9 +31,13 @@ impl Health {
             .await;
         let serving = listen::server()
             .add_service(service)
-            .serve_with_incoming_shutdown(listen::incoming(listener), shutdown.cancelled_owned());
+            .serve_with_incoming_shutdown(
+                listen::incoming(listener),
+                shutdown.clone().cancelled_owned(),
+            );
         let server = tokio::spawn(async move {
-            serving.await.map_err(|e| ServiceError::Server {
+            let served = listen::until_drained(serving, &shutdown).await;
+            served.map_err(|e| ServiceError::Server {
                 addr,
                 reason: causes(&e),
             })

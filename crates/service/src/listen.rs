@@ -6,6 +6,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -21,6 +22,10 @@ pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(14);
 
 /// The same of a server, which has many and waits for none: it only clears up.
 const SERVER_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long a server that stops waits for its clients, one of which may be gone without a word
+/// or never end what it listens to. An orchestrator's patience is 30 s and more.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Binds `addr` (port 0: a free one) and logs and returns the bound address.
 ///
@@ -69,6 +74,28 @@ pub fn server() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(SERVER_KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+}
+
+/// Runs `server` to its end; what is still open [`FAREWELL`] after `shutdown` is dropped.
+///
+/// # Errors
+/// The server's.
+pub async fn until_drained<E>(
+    server: impl Future<Output = std::result::Result<(), E>>,
+    shutdown: &CancellationToken,
+) -> std::result::Result<(), E> {
+    let patience = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        served = server => served,
+        () = patience => {
+            let seconds = FAREWELL.as_secs();
+            tracing::warn!(seconds, "stopped, though some connections did not end in time");
+            Ok(())
+        }
+    }
 }
 
 #[cfg(test)]

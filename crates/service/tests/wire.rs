@@ -178,3 +178,21 @@ async fn health_follows_readiness_and_stops_on_shutdown() {
         .unwrap()
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_client_that_listens_on_does_not_keep_a_server_that_stops() {
+    let stop = CancellationToken::new();
+    let health = Health::serve("127.0.0.1:0".parse().unwrap(), stop.clone())
+        .await
+        .unwrap();
+    let url = format!("http://{}", health.addr());
+    let channel = channel::connect("the server", &url, None).await.unwrap();
+    let request = HealthCheckRequest::default();
+    let heard = HealthClient::new(channel).watch(request).await.unwrap();
+    let mut heard = heard.into_inner();
+    heard.message().await.unwrap().unwrap();
+    stop.cancel();
+    let stopped = tokio::time::timeout(Duration::from_secs(8), health.stopped());
+    stopped.await.unwrap().unwrap();
+    drop(heard);
+}

@@ -124,10 +124,19 @@ fn whole_generation(shared: &Shared, start: &Point, end: &Point, published: Inst
         "seconds": (published - start.at).as_secs_f64(),
         "cpu_seconds": processor,
         "cpu_system_seconds": end.usage.system - start.usage.system,
-        "idle_ms": {"p50": percentile(&mut idle, 0.5), "p99": percentile(&mut idle, 0.99)},
-        "complete_ms": {"p50": percentile(&mut answers, 0.5), "p99": percentile(&mut answers, 0.99)},
+        "idle_ms": spread(&mut idle),
+        "complete_ms": spread(&mut answers),
         "publish_seconds": last.map(|last| (published - last).as_secs_f64()),
         "log": log.json(),
+    })
+}
+
+/// Median, 99th percentile and maximum.
+fn spread(samples: &mut [f64]) -> Value {
+    json!({
+        "p50": percentile(samples, 0.5),
+        "p99": percentile(samples, 0.99),
+        "max": percentile(samples, 1.0),
     })
 }
 
@@ -156,8 +165,8 @@ async fn real_pace(
         "cpu_seconds": processor,
         "core_share": processor / wall,
         "tasks_done": after - before,
-        "idle_ms": {"p50": percentile(&mut idle, 0.5), "p99": percentile(&mut idle, 0.99)},
-        "complete_ms": {"p50": percentile(&mut answers, 0.5), "p99": percentile(&mut answers, 0.99)},
+        "idle_ms": spread(&mut idle),
+        "complete_ms": spread(&mut answers),
         "log": end.log.since(&start.log).json(),
     }))
 }
