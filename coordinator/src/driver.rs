@@ -292,10 +292,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Requests, heartbeats among them, queue up while the store stalls: the
-    /// state hears of the stall before them, or their leases would lapse.
+    /// Requests, heartbeats among them, queue up while the store stalls: the state hears
+    /// of the stall before them, or their leases would lapse. A lease may be half over
+    /// when its heartbeat comes, and a stall that is not told of costs a quarter.
     fn note_stall(&mut self, ms: u64) {
-        if ms > self.state.settings.lease_ms() / 2 {
+        if ms > self.state.settings.lease_ms() / 4 {
             tracing::warn!(ms, "the store held up all requests");
             let stalled = Request::Event(Event::Stalled { ms }, None);
             self.backlog.insert(0, stalled);

@@ -145,8 +145,8 @@ fn a_task_is_done_with_heartbeats_beside_it_and_the_run_ends() {
     let beats: Vec<f64> = first().map(|b| b.progress).collect();
     // With the task's name a restarted coordinator can take the lease over.
     assert!(first().all(|b| (b.epoch, b.generation, b.task) == (1, Some(3), Some(40))));
-    // 400 ms of work, a beat each 67 ms.
-    assert!(beats.len() >= 3, "{beats:?}");
+    // 400 ms of work, a beat each 100 ms.
+    assert!(beats.len() >= 2, "{beats:?}");
     assert!(
         beats.windows(2).all(|w| w[0] <= w[1]) && beats.iter().any(|b| *b > 0.3),
         "{beats:?}"

@@ -24,15 +24,17 @@ use crate::error::Result;
 use crate::surroundings::connect_lazy;
 
 /// A call that its caller gave up unanswered after this long met nobody; one given
-/// up sooner says nothing about the service.
-const SILENCE: Duration = Duration::from_secs(5);
+/// up sooner says nothing about the service. Less than any caller's patience: that of
+/// a heartbeat is a quarter of a lease, which lasts a second or more. Who turns for
+/// nothing is sent back by the standby.
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// A channel that sends the token, if any; what generated clients are built on.
 /// Clones share the address that is called: what one finds out, all know.
 ///
 /// A call goes to one address and fails as a call does. The next call goes to the
 /// next address if the transport failed, the answer was [`Code::Unavailable`], or
-/// the caller gave up after a silence of seconds. With one address nothing turns.
+/// the caller gave up after a silence. With one address nothing turns.
 #[derive(Debug, Clone)]
 pub struct ServiceChannel(Arc<Routes>);
 

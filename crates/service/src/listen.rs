@@ -24,7 +24,7 @@ pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(14);
 const SERVER_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long a server that stops waits for its clients, one of which may be gone without a word
-/// or never end what it listens to. An orchestrator's patience is 30 s and more.
+/// or never end what it listens to. Docker's patience is 10 s, that of Kubernetes 30.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Binds `addr` (port 0: a free one) and logs and returns the bound address.
@@ -76,7 +76,8 @@ pub fn server() -> Server {
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
 }
 
-/// Runs `server` to its end; what is still open [`FAREWELL`] after `shutdown` is dropped.
+/// Runs `server` to its end; connections that are open [`FAREWELL`] after `shutdown` are
+/// waited for no longer.
 ///
 /// # Errors
 /// The server's.

@@ -2,6 +2,7 @@
 //! which is cut and healed in the middle of every call and every stream.
 #![allow(clippy::unwrap_used)]
 
+mod beats;
 mod calls;
 mod coordinator;
 mod fault;

@@ -95,8 +95,9 @@ void show(const char* name, const std::vector<R>& found, const E* = nullptr) {
   uint64_t digest = 14695981039346656037u;
   double size = 0;
   for (const R x : found) {
-    char bytes[sizeof(R)];
-    memcpy(bytes, &x, sizeof x);
+    const bool number = !std::isnan(value(x));
+    char bytes[sizeof(R)] = {1};  // whatever kind of no number
+    if (number) memcpy(bytes, &x, sizeof x);
     for (const char byte : bytes) digest = (digest ^ static_cast<unsigned char>(byte)) * 1099511628211u;
     if (std::isfinite(value(x))) size += std::fabs(value(x));
   }
@@ -136,19 +137,21 @@ void norms() {
     quarry::add_norm(x.data(), y.data(), weight.data(), bias.data(), 1e-12f, rows, width, out.data());
     show("norm", out);
     std::vector<float> statistics(2 * rows), scales(2 * width);
-    const quarry::Drop drop{0x9e3779b97f4a7c15u, 1u << 29, 8.0f / 7.0f};
-    quarry::residual_norm(
-        x.data(), y.data(), weight.data(), bias.data(), 1e-12f, drop, 0, rows, width, z.data(),
-        statistics.data(), out.data());
-    show("residual", out);
-    show("residual sums", z);
-    show<float, E>("residual statistics", statistics);
-    quarry::residual_norm_backward(
-        z.data(), statistics.data(), weight.data(), grad.data(), drop, 0, rows, width, dx.data(), dy.data(),
-        scales.data());
-    show("residual dx", dx);
-    show("residual dy", dy);
-    show<float, E>("residual scales", scales);
+    for (const uint32_t below : {1u << 29, 0u}) {
+      const quarry::Drop drop{0x9e3779b97f4a7c15u, below, 8.0f / 7.0f};
+      quarry::residual_norm(
+          x.data(), y.data(), weight.data(), bias.data(), 1e-12f, drop, 0, rows, width, z.data(),
+          statistics.data(), out.data());
+      show("residual", out);
+      show("residual sums", z);
+      show<float, E>("residual statistics", statistics);
+      quarry::residual_norm_backward(
+          z.data(), statistics.data(), weight.data(), grad.data(), drop, 0, rows, width, dx.data(),
+          below > 0 ? dy.data() : nullptr, scales.data());
+      show("residual dx", dx);
+      show("residual dy", dy);
+      show<float, E>("residual scales", scales);
+    }
     std::vector<float> sums(width);
     quarry::column_sums(x.data(), rows, width, 0, width, sums.data());
     show<float, E>("column sums", sums);
@@ -190,7 +193,8 @@ struct Weight {
 
 template <class E>
 void layers() {
-  const int64_t h = 96, heads = 3, inner = 400, lengths[] = {1, 7, 33, 18}, count = 4, tokens = 59;
+  // More rows than a branch takes together.
+  const int64_t h = 96, heads = 3, inner = 400, lengths[] = {1, 7, 333, 201}, count = 4, tokens = 542;
   const int64_t rows = quarry::round_up(tokens, quarry::FILLED);
   const Weight<E> projections(3 * h, h, h / heads), output(h, h, h), first(inner, h, 192), last(h, inner, h);
   const auto weight = numbers<float>(h), bias = numbers<float>(h);
@@ -210,7 +214,8 @@ void layers() {
 
 template <class E>
 void weight_gradients() {
-  const int64_t tokens = 53, in = 144, out = 90;
+  // More tokens than a product sums up, and a part of as many as it takes.
+  const int64_t tokens = 1050, in = 144, out = 90;
   const auto x = numbers<E>(tokens * in), dy = numbers<E>(tokens * out);
   std::vector<E> packed(quarry::packed_size(tokens, in));
   auto dw = numbers<float>(out * in);
@@ -234,6 +239,7 @@ void all() {
 }  // namespace
 
 int main() {
+  std::printf("%" PRId64 " columns\n", quarry::columns());
   all<float>();
   all<Bf16>();
 }
