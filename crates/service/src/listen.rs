@@ -76,7 +76,7 @@ pub fn server() -> Server {
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
 }
 
-/// Runs `server` to its end; connections that are open [`FAREWELL`] after `shutdown` are
+/// Runs `server` to its end; connections that are open five seconds after `shutdown` are
 /// waited for no longer.
 ///
 /// # Errors
