@@ -69,6 +69,8 @@ pub struct Driver {
     snapshots: Snapshots,
     /// Looks for a successor that the store has not answered since it last did.
     vain_looks: u32,
+    /// Milliseconds the store took since requests were last heard.
+    stalled_ms: u64,
 }
 
 /// A request for work that is not answered yet.
@@ -113,6 +115,7 @@ impl Driver {
             backlog: Vec::new(),
             narrator: Narrator::default(),
             vain_looks: 0,
+            stalled_ms: 0,
         };
         driver.perform_all(&changes, effects);
         let handle = Handle {
@@ -152,6 +155,7 @@ impl Driver {
                     },
                 }
             }
+            self.tell_of_stall(&mut batch);
             while batch.len() < BATCH {
                 match self.requests.try_recv() {
                     Ok(request) => batch.push(request),
@@ -187,7 +191,7 @@ impl Driver {
         }
         let before = self.now();
         self.append(&turn.changes).await?;
-        self.note_stall(self.now().since(before));
+        self.stalled_ms += self.now().since(before);
         for (reply, answer) in turn.answers {
             let _ = reply.send(answer); // the caller hung up: nothing to do
         }
@@ -266,14 +270,16 @@ impl Driver {
     /// whether it was fenced. Whom the store does not answer time and again cannot know,
     /// and is of no use to anybody: it says nothing either.
     async fn look_out(&mut self) -> Result<(), DriverError> {
+        let before = self.now();
         if looks_unfenced(&self.log, LOOK_LIMIT).await? {
             self.vain_looks = 0;
-            return Ok(());
+        } else {
+            self.vain_looks += 1;
+            if self.vain_looks >= LOOKS_IN_VAIN {
+                self.be_silent().await?;
+            }
         }
-        self.vain_looks += 1;
-        if self.vain_looks >= LOOKS_IN_VAIN {
-            self.be_silent().await?;
-        }
+        self.stalled_ms += self.now().since(before);
         Ok(())
     }
 
@@ -288,18 +294,17 @@ impl Driver {
         let ms = self.now().since(before);
         tracing::info!(ms, "the store is back");
         self.vain_looks = 0;
-        self.note_stall(ms);
         Ok(())
     }
 
     /// Requests, heartbeats among them, queue up while the store stalls: the state hears
     /// of the stall before them, or their leases would lapse. A lease may be half over
     /// when its heartbeat comes, and a stall that is not told of costs a quarter.
-    fn note_stall(&mut self, ms: u64) {
+    fn tell_of_stall(&mut self, batch: &mut Vec<Request>) {
+        let ms = std::mem::take(&mut self.stalled_ms);
         if ms > self.state.settings.lease_ms() / 4 {
             tracing::warn!(ms, "the store held up all requests");
-            let stalled = Request::Event(Event::Stalled { ms }, None);
-            self.backlog.insert(0, stalled);
+            batch.insert(0, Request::Event(Event::Stalled { ms }, None));
         }
     }
 

@@ -11,6 +11,8 @@ use quarry_coordinator::driver::{Driver, DriverError};
 use quarry_coordinator::follower::{Follower, Taken};
 use quarry_coordinator::handle::Handle;
 use quarry_coordinator::log::LogError;
+use quarry_coordinator::state::{Answer, Event, LeaseKey};
+use quarry_proto::Lease;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -22,6 +24,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const SILENT_AFTER: Duration = Duration::from_secs(17);
 /// It answers again when the store has been back for so long.
 const BACK_AFTER: Duration = Duration::from_secs(12);
+const LEASE_SECONDS: u64 = 20;
 
 type Objects = Arc<dyn ObjectStore>;
 
@@ -37,19 +40,24 @@ fn over(objects: Objects) -> Store {
     Store::over(objects, "memory:", Retry::default())
 }
 
-async fn take_over(store: &Store, writer: &str) -> Taken {
-    let run = document(checkpoint(0).clone());
+async fn take_over(store: &Store, writer: &str, lease_seconds: u64) -> Taken {
+    let mut run = document(checkpoint(0).clone());
+    run.recipe["fleet"]["lease_seconds"] = lease_seconds.into();
     let follower = Follower::open(store.clone(), &run, writer).await;
     follower.unwrap().take_over(None).await.unwrap()
 }
 
 impl Site {
     async fn start() -> Self {
+        Self::with_leases_of(LEASE_SECONDS).await
+    }
+
+    async fn with_leases_of(lease_seconds: u64) -> Self {
         let objects: Objects = Arc::new(InMemory::new());
         let config = ThrottleConfig::default();
         let way = Arc::new(ThrottledStore::new(Arc::clone(&objects), config));
         let cut = over(Arc::clone(&way) as Objects);
-        let taken = take_over(&cut, "leader").await;
+        let taken = take_over(&cut, "leader", lease_seconds).await;
         let (driver, leader) = Driver::new(cut, taken);
         Self {
             store: over(objects),
@@ -71,6 +79,24 @@ impl Site {
     async fn answers(&self) -> bool {
         let question = self.leader.inspect(|state, _| state.run.epoch);
         matches!(timeout(ANSWER_LIMIT, question).await, Ok(Ok(1)))
+    }
+
+    async fn lease(&self, worker: &str) -> LeaseKey {
+        let answer = self.leader.work(worker.to_owned(), 0).await.unwrap();
+        let Lease { epoch, id, .. } = answer.lease.unwrap();
+        LeaseKey { epoch, id }
+    }
+
+    /// A heartbeat, on its way. It names no task: a lease that has lapsed is lost.
+    fn beat(&self, worker: &str, lease: LeaseKey) -> JoinHandle<Answer> {
+        let leader = self.leader.clone();
+        let event = Event::Heartbeat {
+            worker: worker.to_owned(),
+            lease,
+            task: None,
+            progress: 0.5,
+        };
+        tokio::spawn(async move { leader.report(event).await.unwrap() })
     }
 }
 
@@ -113,11 +139,36 @@ async fn what_was_asked_meanwhile_is_answered_in_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn heartbeats_that_queue_up_meanwhile_keep_every_lease() {
+    let site = Site::start().await;
+    let held = [("a", site.lease("a").await), ("b", site.lease("b").await)];
+    site.cut(true);
+    sleep(SILENT_AFTER).await;
+    let beats = held.map(|(worker, lease)| site.beat(worker, lease));
+    sleep(Duration::from_secs(3_600)).await;
+    site.cut(false);
+    for beat in beats {
+        assert_eq!(beat.await.unwrap(), Answer::Beat { cancelled: false });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_takes_its_time_costs_no_short_lease() {
+    let site = Site::with_leases_of(2).await;
+    sleep(Duration::from_millis(3_900)).await;
+    let lease = site.lease("a").await;
+    site.cut(true);
+    sleep(Duration::from_millis(1_200)).await; // a look has begun and holds up the heartbeat
+    let beat = site.beat("a", lease);
+    assert_eq!(beat.await.unwrap(), Answer::Beat { cancelled: false });
+}
+
+#[tokio::test(start_paused = true)]
 async fn law_6_a_leader_that_was_replaced_meanwhile_says_nothing_and_ends() {
     let site = Site::start().await;
     site.cut(true);
     sleep(SILENT_AFTER).await;
-    take_over(&site.store, "standby").await;
+    take_over(&site.store, "standby", LEASE_SECONDS).await;
     assert!(!site.answers().await);
     site.cut(false);
     let ended = timeout(BACK_AFTER, site.leading).await.unwrap().unwrap();

@@ -5,10 +5,14 @@
 
 use crate::worker::Link;
 use quarry_proto::Lease;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
-/// Heartbeats of one lease, until dropped.
-pub struct Heartbeats(JoinHandle<()>);
+/// Heartbeats of one lease, until dropped. One that is under way then is still waited for:
+/// given up, it would look like one that met nobody, and calls would turn to another address.
+pub struct Heartbeats(
+    #[expect(dead_code, reason = "the other end sees it dropped")] oneshot::Sender<()>,
+);
 
 impl Heartbeats {
     /// Keeps `lease` alive, saying each time how far its task is by `progress` (0 to
@@ -20,25 +24,35 @@ impl Heartbeats {
         progress: impl Fn() -> f64 + Send + 'static,
         cancel: impl FnOnce() + Send + 'static,
     ) -> Self {
-        Self(tokio::spawn(async move {
-            until_cancelled(&link, &lease, progress).await;
-            cancel();
-        }))
+        let (sender, dropped) = oneshot::channel();
+        tokio::spawn(async move {
+            if until_cancelled(&link, &lease, progress, dropped).await {
+                cancel();
+            }
+        });
+        Self(sender)
     }
 }
 
-impl Drop for Heartbeats {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn until_cancelled(link: &Link, lease: &Lease, progress: impl Fn() -> f64) {
+/// Whether the task was cancelled, and not the heartbeats dropped before.
+async fn until_cancelled(
+    link: &Link,
+    lease: &Lease,
+    progress: impl Fn() -> f64,
+    mut dropped: oneshot::Receiver<()>,
+) -> bool {
     let mut missed = false;
     loop {
-        tokio::time::sleep(lease.pause(missed)).await;
-        match link.heartbeat(lease, progress()).await {
-            Ok(true) => return,
+        tokio::select! {
+            () = tokio::time::sleep(lease.pause(missed)) => {}
+            _ = &mut dropped => return false,
+        }
+        let answer = link.heartbeat(lease, progress()).await;
+        if dropped.try_recv() != Err(TryRecvError::Empty) {
+            return false;
+        }
+        match answer {
+            Ok(true) => return true,
             Ok(false) => missed = false,
             Err(status) if !missed => {
                 missed = true;

@@ -26,7 +26,8 @@ use crate::surroundings::connect_lazy;
 /// A call that its caller gave up unanswered after this long met nobody; one given
 /// up sooner says nothing about the service. Less than any caller's patience: that of
 /// a heartbeat is a quarter of a lease, which lasts a second or more. Who turns for
-/// nothing is sent back by the standby.
+/// nothing is sent back by a standby, and costs the next call its time where nobody is:
+/// a call is given up for want of an answer only, not because its caller is done.
 const SILENCE: Duration = Duration::from_millis(200);
 
 /// A channel that sends the token, if any; what generated clients are built on.

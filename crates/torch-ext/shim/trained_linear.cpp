@@ -13,7 +13,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/List.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -68,11 +67,6 @@ bool has_products() {
 // Adds dYᵀ X to the masters' gradients.
 template <class E>
 void add_weight_gradients(const std::vector<Part>& parts, const Tensor& dy, const Tensor& x) {
-  if (sizeof(E) == sizeof(quarry::Bf16) && !has_products()) {
-    const Tensor dw = at::mm(dy.t(), x);
-    for (const auto& [weight, first] : parts) add_gradient(weight, dw.narrow(0, first, weight.size(0)));
-    return;
-  }
   const int64_t tokens = x.size(0), in = x.size(1), out = dy.size(1), block = quarry::columns();
   const Tensor packed = at::empty({quarry::packed_size(tokens, in)}, x.options());
   const auto blocks = [block](int64_t n) { return (n + block - 1) / block; };
@@ -112,7 +106,11 @@ void add_linear_gradients(const std::vector<Tensor>& leaves, const Tensor& dy, c
     first += rows;
   }
   if (parts.empty()) return;
-  whole ? add_weight_gradients<float>(parts, dy, x) : add_weight_gradients<quarry::Bf16>(parts, dy, x);
+  if (whole) return add_weight_gradients<float>(parts, dy, x);
+  if (has_products()) return add_weight_gradients<quarry::Bf16>(parts, dy, x);
+  // AVX-512 without bf16: a product of libtorch's would round what it adds to the gradient
+  // to bf16.
+  add_weight_gradients<float>(parts, dy.to(at::kFloat), x.to(at::kFloat));
 }
 
 namespace {

@@ -22,8 +22,8 @@ impl PackedAttention {
     /// For `heads` heads of `width` numbers each, f32 or bf16.
     ///
     /// # Errors
-    /// When this processor or libtorch cannot (bf16 needs AVX-512 or better; an odd or
-    /// non-positive width): keep libtorch's operations then.
+    /// When this processor or libtorch cannot (bf16 needs AVX-512 with bf16, or AMX; an
+    /// odd or non-positive width): keep libtorch's operations then.
     pub fn new(heads: i64, width: i64, kind: Kind) -> Result<Self, Error> {
         if heads < 1 || width < 2 || width % 2 != 0 {
             return Err(Error::argument(

@@ -103,8 +103,8 @@ impl PackedLayers {
     ///
     /// # Errors
     /// When shapes, kinds or devices are not as in [`LayerWeights`], the inner width is no
-    /// multiple of 16, or this processor has no such products (bf16 needs AVX-512 or
-    /// better): keep single layers then.
+    /// multiple of 16, or this processor has no such products (bf16 needs AVX-512
+    /// with bf16, or AMX): keep single layers then.
     pub fn push(&mut self, layer: &LayerWeights<'_>) -> Result<(), Error> {
         let whole = self.tensors.len();
         let added = self.add(layer);

@@ -57,7 +57,7 @@ impl PackedLinear {
     ///
     /// # Errors
     /// When shape, kind or device are not as above, or when this libtorch or CPU
-    /// cannot (bf16 needs AVX-512 or better): keep the plain layer then.
+    /// cannot (bf16 needs AVX-512): keep the plain layer then.
     pub fn pack(weight: &Tensor, bias: Option<&Tensor>, rows: Option<i64>) -> Result<Self, Error> {
         let size = weight.size();
         let kind = weight.kind();

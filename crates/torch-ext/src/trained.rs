@@ -35,7 +35,7 @@ impl TrainedLinear {
     ///
     /// # Errors
     /// When shapes, kinds or devices are not as above, or when this libtorch or CPU
-    /// cannot (bf16 needs AVX-512 or better): keep libtorch's layer then.
+    /// cannot (bf16 needs AVX-512): keep libtorch's layer then.
     pub fn new(masters: &[(&Tensor, &Tensor)], kind: Kind, rows: i64) -> Result<Self, Error> {
         for (weight, bias) in masters {
             check_leaf(LINEAR, weight, 2)?;

@@ -43,7 +43,7 @@ fn context_and_gradients_agree_with_the_textbook() {
         for (kind, tolerance) in [(Kind::Float, 2e-5), (Kind::BFloat16, 6e-2)] {
             let attention = match PackedAttention::new(heads, width, kind) {
                 Ok(attention) => attention,
-                // Every x86-64 takes f32; bf16 wants AVX-512 or better.
+                // Every x86-64 takes f32; bf16 needs AVX-512 with bf16, or AMX.
                 Err(error) if kind == Kind::BFloat16 => {
                     eprintln!("SKIPPED for {kind:?}: {error}");
                     continue;

@@ -43,7 +43,7 @@ fn every_activation_agrees_with_the_plain_layer() {
         let (x, w, b) = layer(kind);
         let packed = match PackedLinear::pack(&w, Some(&b), Some(50)) {
             Ok(packed) => packed,
-            // Every x86-64 takes f32; bf16 wants AVX-512 or better.
+            // Every x86-64 takes f32; bf16 needs AVX-512.
             Err(error) if kind == Kind::BFloat16 => {
                 eprintln!("SKIPPED for {kind:?}: {error}");
                 continue;

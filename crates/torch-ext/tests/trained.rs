@@ -1,9 +1,11 @@
 //! Layers that fill their masters' gradients, against autograd's own.
 #![allow(clippy::unwrap_used)]
 
+use std::process::Command;
+
 use quarry_torch_ext::{
-    Activation, EmbeddingTables, TrainedLinear, set_num_threads, trained_embeddings,
-    trained_feed_forward,
+    Activation, EmbeddingTables, PackedAttention, TrainedLinear, set_num_threads,
+    trained_embeddings, trained_feed_forward,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -130,10 +132,39 @@ fn a_feed_forward_branch_trains_as_its_three_operations_do() {
     }
 }
 
-/// dYᵀ X in double precision, of what the layer read: nothing is rounded to bf16 on its way into
-/// the gradient, which 2⁻⁹ would show.
 #[test]
 fn a_weights_gradient_adds_up_exactly_over_any_number_of_tokens() {
+    check_weight_gradients();
+}
+
+/// AVX-512 without bf16 has packed layers in bf16 but no block products. Where the processor has
+/// both, a second process that is told otherwise checks it: oneDNN reads its variable once.
+#[test]
+fn nor_is_a_weights_gradient_rounded_where_bf16_has_no_block_products() {
+    const TOLD: &str = "QUARRY_TEST_WITHOUT_BF16_PRODUCTS";
+    const NAME: &str = "nor_is_a_weights_gradient_rounded_where_bf16_has_no_block_products";
+    if std::env::var_os(TOLD).is_some() {
+        assert!(PackedAttention::new(2, 16, Kind::BFloat16).is_err());
+        return check_weight_gradients();
+    }
+    let told = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--nocapture"])
+        .env(TOLD, "1")
+        .env("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&told.stderr);
+    eprintln!("{said}"); // Of a processor that has no bf16 at all.
+    assert!(told.status.success(), "{said}");
+    assert!(
+        String::from_utf8_lossy(&told.stdout).contains("1 passed"),
+        "{said}"
+    );
+}
+
+/// dYᵀ X in double precision, of what the layer read: nothing is rounded to bf16 on its way into
+/// the gradient, which 2⁻⁹ would show.
+fn check_weight_gradients() {
     tch::manual_seed(8);
     for kind in [Kind::Float, Kind::BFloat16] {
         for (tokens, inputs, out) in [(1, 16, 70), (17, 65, 129), (1100, 130, 72)] {

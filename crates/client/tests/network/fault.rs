@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::server::NamedService;
+use tonic::{Code, Status};
 
 /// What a cut does to messages under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +57,10 @@ struct Trap {
 
 /// Cuts that wait for calls, shared by whoever sets them and the tap.
 #[derive(Debug, Clone, Default)]
-pub struct Traps(Arc<Mutex<Option<Trap>>>);
+pub struct Traps {
+    trap: Arc<Mutex<Option<Trap>>>,
+    swallowed: Arc<Mutex<Option<&'static str>>>,
+}
 
 impl Traps {
     /// When the coordinator has done what the next call of `method` asks for, its way
@@ -68,16 +72,28 @@ impl Traps {
             caller,
             time,
         };
-        *self.0.lock().unwrap() = Some(trap);
+        *self.trap.lock().unwrap() = Some(trap);
     }
 
     /// Whether the last one set has been sprung.
     pub fn sprung(&self) -> bool {
-        self.0.lock().unwrap().is_none()
+        self.trap.lock().unwrap().is_none()
+    }
+
+    /// The next call of `method` is heard, and neither done nor answered.
+    pub fn swallow(&self, method: &'static str) {
+        *self.swallowed.lock().unwrap() = Some(method);
+    }
+
+    fn swallows(&self, method: &str) -> bool {
+        let mut swallowed = self.swallowed.lock().unwrap();
+        swallowed
+            .take_if(|swallowed| *swallowed == method)
+            .is_some()
     }
 
     fn spring(&self, method: &str, here: &str) {
-        let mut trap = self.0.lock().unwrap();
+        let mut trap = self.trap.lock().unwrap();
         if let Some(trap) = trap.take_if(|trap| trap.method == method) {
             trap.fault.strike(trap.caller, here, trap.time);
         }
@@ -96,9 +112,9 @@ impl<S: NamedService> NamedService for Tap<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S, B> Service<http::Request<B>> for Tap<S>
+impl<S, B, R> Service<http::Request<B>> for Tap<S>
 where
-    S: Service<http::Request<B>>,
+    S: Service<http::Request<B>, Response = http::Response<R>>,
     S::Future: Send + 'static,
 {
     type Response = S::Response;
@@ -114,6 +130,9 @@ where
         let method = path.rsplit('/').next().unwrap_or(path).to_owned();
         self.world
             .note(format_args!("{} hears {method}", self.host));
+        if self.world.traps.swallows(&method) {
+            return Box::pin(std::future::pending());
+        }
         let (answer, host, world) = (
             self.inner.call(request),
             self.host.clone(),
@@ -121,9 +140,15 @@ where
         );
         Box::pin(async move {
             let answer = answer.await;
-            world.note(format_args!("{host} answers {method}"));
+            let refusal = answer.as_ref().is_ok_and(is_refusal);
+            let verb = if refusal { "refuses" } else { "answers" };
+            world.note(format_args!("{host} {verb} {method}"));
             world.traps.spring(&method, &host);
             answer
         })
     }
+}
+
+fn is_refusal<R>(answer: &http::Response<R>) -> bool {
+    Status::from_header_map(answer.headers()).is_some_and(|status| status.code() != Code::Ok)
 }
