@@ -116,6 +116,8 @@ impl<S, B, R> Service<http::Request<B>> for Tap<S>
 where
     S: Service<http::Request<B>, Response = http::Response<R>>,
     S::Future: Send + 'static,
+    S::Error: 'static,
+    R: 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
