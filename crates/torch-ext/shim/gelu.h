@@ -11,19 +11,19 @@ struct Gelu {
 };
 
 // x Phi(x), and Phi(x) + x phi(x). The error function is Abramowitz and Stegun's 7.1.26
-// (off by at most 1.5e-7); its exponential is the density's too.
+// (off by at most 1.5e-7); its exponential is the density's too. `beyond` is Phi(-|x|).
 template <class E, class V>
 QUARRY_INLINE Gelu<V> by_error_function(V x) {
-  const V size = where_below(x, V{}, -x, x);
-  const V e = power_of_two<E>(x * x * (-0.5f * LOG2_E));
+  const V size = magnitude(x);
+  const V e = power_below<E>(x * x * (-0.5f * LOG2_E));
   const V t = 1.0f / (size * (0.3275911f * 0.707106781f) + 1.0f);
-  V p = t * 1.061405429f - 1.453152027f;
-  p = p * t + 1.421413741f;
-  p = p * t - 0.284496736f;
-  p = p * t + 0.254829592f;
-  const V beyond = p * t * e * 0.5f;
+  V p = t * (0.5f * 1.061405429f) - 0.5f * 1.453152027f;
+  p = p * t + 0.5f * 1.421413741f;
+  p = p * t - 0.5f * 0.284496736f;
+  p = p * t + 0.5f * 0.254829592f;
+  const V beyond = p * t * e;
   const V below = where_below(x, V{}, beyond, 1.0f - beyond);
-  return {x * below, below + x * e * 0.398942280f};
+  return {larger(V{}, x) - size * beyond, below + x * e * 0.398942280f};
 }
 
 // x s(2u) of the logistic function s and u = sqrt(2 / pi) (x + 0.044715 x^3).

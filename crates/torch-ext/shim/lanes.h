@@ -146,6 +146,11 @@ QUARRY_INLINE V smaller(V x, V y) {
   return where_below(x, y, x, y);
 }
 
+template <class V>
+QUARRY_INLINE V magnitude(V x) {
+  return floats_of(words_of(x) & 0x7fffffffu);
+}
+
 // Sixteen numbers as they lie in memory.
 template <class T, class E>
 QUARRY_INLINE T as_is(const E* from) {
@@ -279,18 +284,16 @@ QUARRY_INLINE float max_of(V x) {
 // log2 e: e^x is 2^(x log2 e).
 constexpr float LOG2_E = 1.44269504f;
 
-// 2^f for |f| <= 1/2, as exact as a number of the second argument's kind can show:
-// 2 units in the last place of a float (Cephes), 2^-13.3 for bfloat16
-// (scripts/reference/power_fit.py).
+// 2^f for |f| <= 1/2, as exact as a number of the second argument's kind can show: off by 2^-23.6
+// of it at most for a float, 2^-13.3 for bfloat16 (scripts/reference/power_fit.py).
 template <class V>
 QUARRY_INLINE V power_of_fraction(V f, float) {
-  const V r = f * 0.693147181f;
-  V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  return p * r * r + r + 1.0f;
+  V p = f * 1.535336206e-4f + 1.339887454e-3f;
+  p = p * f + 9.618437358e-3f;
+  p = p * f + 5.550332471e-2f;
+  p = p * f + 2.402264791e-1f;
+  p = p * f + 6.931472029e-1f;
+  return p * f + 1.0f;
 }
 
 template <class V>
@@ -311,11 +314,16 @@ QUARRY_INLINE V power_within(V t) {
   return p * floats_of(words_of(shifted) << 23);
 }
 
+// 2^t for t <= 125; 2^-125 below -125.
+template <class E, class V>
+QUARRY_INLINE V power_below(V t) {
+  return power_within<E>(larger(V{} - 125.0f, t));
+}
+
 // 2^t; 2^-125 below -125 and 2^125 above 125.
 template <class E, class V>
 QUARRY_INLINE V power_of_two(V t) {
-  const V most = V{} + 125.0f;
-  return power_within<E>(larger(-most, smaller(most, t)));
+  return power_below<E>(smaller(V{} + 125.0f, t));
 }
 
 }  // namespace quarry
