@@ -27,25 +27,45 @@ struct Row {
   float sum, max;
 };
 
-// The weights of `count` rows of `filled` scores, of which the first n count.
+// The weights of COUNT neighbouring rows of `filled` scores, of which the first n count.
+template <class V, int64_t COUNT, class E>
+QUARRY_INLINE void exponentials_of(float* s, int64_t n, int64_t filled, float scale, E* p, Row* rows) {
+  // Below that a weight is 2^-125, too small to show in a sum.
+  const V least = V{} - 125.0f / scale;
+  V most[COUNT], sums[COUNT] = {};
+  for (int64_t row = 0; row < COUNT; ++row) {
+    for (int64_t i = n; i < filled; ++i) s[row * filled + i] = NOTHING;
+    most[row] = load<V>(s + row * filled);
+  }
+  for (int64_t i = LANE; i < filled; i += LANE)
+    for (int64_t row = 0; row < COUNT; ++row) most[row] = larger(load<V>(s + row * filled + i), most[row]);
+  for (int64_t row = 0; row < COUNT; ++row) rows[row].max = max_of(most[row]);
+  const auto weights = [&](int64_t row, int64_t i) __attribute__((always_inline)) {
+    const V e = power_within<E>(larger(least, load<V>(s + row * filled + i) - rows[row].max) * scale);
+    sums[row] += e;
+    return e;
+  };
+  int64_t i = 0;
+  for (; i + 2 * LANE <= filled; i += 2 * LANE)
+    for (int64_t row = 0; row < COUNT; ++row) {
+      const V e = weights(row, i);
+      store_two_near(e, weights(row, i + LANE), p + row * filled + i);
+    }
+  if (i < filled)
+    for (int64_t row = 0; row < COUNT; ++row) store_near(weights(row, i), p + row * filled + i);
+  for (int64_t row = 0; row < COUNT; ++row) rows[row].sum = sum_of(sums[row]);
+}
+
+// Likewise of `count` rows. What is added up along a row waits for itself: several rows at a time
+// take half as long, if there are registers for them.
 template <class V, class E>
 QUARRY_INLINE void exponentials_in(
     float* s, int64_t count, int64_t n, int64_t filled, float scale, E* p, Row* rows) {
-  // Below that a weight is 2^-125, too small to show in a sum.
-  const V least = V{} - 125.0f / scale;
-  for (; count > 0; --count, s += filled, p += filled, ++rows) {
-    for (int64_t i = n; i < filled; ++i) s[i] = NOTHING;
-    V most = load<V>(s);
-    for (int64_t i = LANE; i < filled; i += LANE) most = larger(load<V>(s + i), most);
-    const float max = max_of(most);
-    V sum = {};
-    for (int64_t i = 0; i < filled; i += LANE) {
-      const V e = power_within<E>(larger(least, load<V>(s + i) - max) * scale);
-      sum += e;
-      store_near(e, p + i);
-    }
-    *rows = {sum_of(sum), max};
-  }
+  constexpr int64_t ABREAST = std::is_same_v<V, Sixteen> ? 4 : 1;
+  for (; count >= ABREAST; count -= ABREAST, s += ABREAST * filled, p += ABREAST * filled, rows += ABREAST)
+    exponentials_of<V, ABREAST>(s, n, filled, scale, p, rows);
+  for (; count > 0; --count, s += filled, p += filled, ++rows)
+    exponentials_of<V, 1>(s, n, filled, scale, p, rows);
 }
 
 // `to` = `by` x; whole vectors, then what is left through one more.

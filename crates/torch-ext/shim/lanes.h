@@ -205,12 +205,17 @@ QUARRY_INLINE void store(V x, float* to) {
   put(x, to);
 }
 
-// Rounds to the nearest, ties to even, as libtorch does; what is no number stays none.
+// Words whose upper halves are x, rounded to the nearest, ties to even, as libtorch does; what is no
+// number stays none.
+template <class V>
+QUARRY_INLINE WordsOf<V> rounded_to_even(V x) {
+  const WordsOf<V> bits = words_of(x);
+  const WordsOf<V> rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  return where_number(x, rounded, WordsOf<V>{} + 0x7fc00000u);
+}
 template <class V>
 QUARRY_INLINE void store(V x, Bf16* to) {
-  const WordsOf<V> bits = words_of(x);
-  const WordsOf<V> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  put_halves(where_number(x, rounded, WordsOf<V>{} + 0x7fc0u), to);
+  put_halves(rounded_to_even(x) >> 16, to);
 }
 
 // Rounds what the next product reads, and nobody else: half a unit goes up. What is no number
@@ -222,6 +227,40 @@ QUARRY_INLINE void store_near(V x, float* to) {
 template <class V>
 QUARRY_INLINE void store_near(V x, Bf16* to) {
   put_halves((words_of(x) + 0x8000u) >> 16, to);
+}
+
+// The upper halves of the words of x and y, one after the other: one store where there would be two.
+template <class V>
+QUARRY_INLINE void put_upper_halves(WordsOf<V> x, WordsOf<V> y, Bf16* to) {
+  if constexpr (std::is_same_v<V, Sixteen>) {
+    using Halves = Vector<uint16_t, 32>;
+    const Halves upper = __builtin_shufflevector(
+        bits_of<Halves>(x), bits_of<Halves>(y), 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+        33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63);
+    memcpy(to, &upper, sizeof upper);
+  } else {
+    put_halves(x >> 16, to);
+    put_halves(y >> 16, to + LANE);
+  }
+}
+
+// Thirty-two numbers, rounded as `store` and `store_near` do.
+template <class V>
+QUARRY_INLINE void store_two(V x, V y, float* to) {
+  put(x, to);
+  put(y, to + LANE);
+}
+template <class V>
+QUARRY_INLINE void store_two(V x, V y, Bf16* to) {
+  put_upper_halves<V>(rounded_to_even(x), rounded_to_even(y), to);
+}
+template <class V>
+QUARRY_INLINE void store_two_near(V x, V y, float* to) {
+  store_two(x, y, to);
+}
+template <class V>
+QUARRY_INLINE void store_two_near(V x, V y, Bf16* to) {
+  put_upper_halves<V>(words_of(x) + 0x8000u, words_of(y) + 0x8000u, to);
 }
 
 // The first `count` of sixteen; the others are 0 when read, and kept when written.
@@ -262,23 +301,25 @@ QUARRY_INLINE V only(V x, int64_t count) {
   return where_below(numbers<V>(), WordsOf<V>{} + static_cast<uint32_t>(count), x, V{});
 }
 
-// Lanes i and i + 8 of sixteen become one of eight, by `both`.
+// Lanes i and i + 8 of sixteen become one of eight by `both`, and so on.
 template <class V, class F>
 QUARRY_INLINE float folded(V x, const F& both) {
+  using Eight = Vector<float, 8>;
+  using Four = Vector<float, 4>;
   float all[LANE], half[8], quarter[4];
   put(x, all);
-  for (int i = 0; i < 8; ++i) half[i] = both(all[i], all[i + 8]);
-  for (int i = 0; i < 4; ++i) quarter[i] = both(half[i], half[i + 4]);
+  put(both(as_is<Eight>(all), as_is<Eight>(all + 8)), half);
+  put(both(as_is<Four>(half), as_is<Four>(half + 4)), quarter);
   return both(both(quarter[0], quarter[2]), both(quarter[1], quarter[3]));
 }
 
 template <class V>
 QUARRY_INLINE float sum_of(V x) {
-  return folded(x, [](float a, float b) __attribute__((always_inline)) { return a + b; });
+  return folded(x, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 template <class V>
 QUARRY_INLINE float max_of(V x) {
-  return folded(x, [](float a, float b) __attribute__((always_inline)) { return a > b ? a : b; });
+  return folded(x, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
 }
 
 // log2 e: e^x is 2^(x log2 e).

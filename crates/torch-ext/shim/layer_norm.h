@@ -31,10 +31,16 @@ QUARRY_INLINE Moments moments_of(const float* z, V total, int64_t width, float e
 template <class V, class E>
 QUARRY_INLINE void normalize_row(
     const float* z, Moments of, int64_t width, const float* weight, const float* bias, E* out) {
-  for (int64_t i = 0; i < width; i += LANE) {
-    const V w = load<V>(weight + i, width - i), b = load<V>(bias + i, width - i);
-    store((load<V>(z + i) - of.mean) * of.scale * w + b, out + i, width - i);
-  }
+  const auto at = [&](int64_t i, V w, V b) __attribute__((always_inline)) {
+    return (load<V>(z + i) - of.mean) * of.scale * w + b;
+  };
+  const auto whole = [&](int64_t i) __attribute__((always_inline)) {
+    return at(i, load<V>(weight + i), load<V>(bias + i));
+  };
+  int64_t i = 0;
+  for (; i + 2 * LANE <= width; i += 2 * LANE) store_two(whole(i), whole(i + LANE), out + i);
+  for (; i < width; i += LANE)
+    store(at(i, load<V>(weight + i, width - i), load<V>(bias + i, width - i)), out + i, width - i);
 }
 
 }  // namespace quarry

@@ -29,9 +29,13 @@ constexpr int64_t DEPTH = 192;
 template <class V, class E, class F>
 QUARRY_INLINE void finish(
     const float* sums, const float* bias, int64_t rows, int64_t n, int64_t stride, E* to, const F& f) {
-  for (int64_t row = 0; row < rows; ++row, sums += n, to += stride)
-    for (int64_t i = 0; i < n; i += LANE)
+  for (int64_t row = 0; row < rows; ++row, sums += n, to += stride) {
+    const auto of = [&](int64_t i) __attribute__((always_inline)) { return f(load<V>(sums + i) + load<V>(bias + i)); };
+    int64_t i = 0;
+    for (; i + 2 * LANE <= n; i += 2 * LANE) store_two_near(of(i), of(i + LANE), to + i);
+    for (; i < n; i += LANE)
       store_near(f(load<V>(sums + i, n - i) + load<V>(bias + i, n - i)), to + i, n - i);
+  }
 }
 
 template <class V, class E>
