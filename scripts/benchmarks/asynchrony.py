@@ -15,6 +15,8 @@ from goals import verdict
 # Who has the second core in a turn. The neighbour adds numbers and touches no memory: it
 # shows what the machine takes for any work there.
 STATES = ("alone", "neighbour", "refreshing")
+# What is compared: the fleet with nobody, which is the goal, and with what any work takes.
+PAIRS = (("neighbour", "alone"), ("refreshing", "alone"), ("refreshing", "neighbour"))
 # Steps of a turn, of which one writes a checkpoint.
 TURN = 4
 # The goal: a step takes at most so many times as long beside a busy fleet.
@@ -29,7 +31,7 @@ def measure(args):
         rounds.append(run(args, turn))
         for state in STATES:
             print(f"round {turn + 1} asynchrony {state:12} {rounds[-1]['pace'][state]:9.1f} pairs/s", file=sys.stderr)
-    return {"rounds": rounds, "all": {state: against_alone(rounds, state) for state in STATES[1:]}}
+    return {"rounds": rounds, "all": [{"of": pair, **compared(rounds, *pair)} for pair in PAIRS]}
 
 
 def run(args, turn):
@@ -148,13 +150,13 @@ def seconds_of(process):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def against_alone(rounds, state):
-    """How many times as long a step takes in `state` as alone: the geometric mean over the
+def compared(rounds, state, base):
+    """How many times as long a step takes in `state` as in `base`: the geometric mean over the
     turns of all rounds, in which batches cancel out after three, and its standard error, by
     the turns that lie at one place of all rounds."""
 
     def logs_of(round):
-        pairs = zip(round["turns"]["alone"], round["turns"][state])
+        pairs = zip(round["turns"][base], round["turns"][state])
         return [math.log(busy / idle) for idle, busy in pairs]
 
     logs = [statistics.mean(place) for place in zip(*map(logs_of, rounds))]
@@ -179,10 +181,11 @@ def show(found):
         line(label, form, values, verdict(values, most, True))
     line("generations in use", "8d", [r["generations"] for r in rounds])
     line("the fleet's share of its core in its turns", "8.1%", [r["fleet"]["refreshing"] for r in rounds])
-    for state, all_rounds in found["all"].items():
-        each = [against_alone([r], state)["times"] for r in rounds]
-        line(f"a step while {state}, times one alone", "8.3f", each)
+    for all_rounds in found["all"]:
+        state, base = all_rounds["of"]
+        each = [compared([r], state, base)["times"] for r in rounds]
+        line(f"a step while {state}, times one {base}", "8.3f", each)
         # Fewer rounds, or others than threes, compare batches with other batches.
-        judged = state == "refreshing" and len(rounds) % len(STATES) == 0
+        judged = (state, base) == ("refreshing", "alone") and len(rounds) % len(STATES) == 0
         goal = verdict([all_rounds["times"]], LONGEST, True) if judged else ""
         line("  all rounds, and standard error", "8.3f", [all_rounds["times"], all_rounds["error"]], goal)
