@@ -156,11 +156,12 @@ async fn heartbeats_that_queue_up_meanwhile_keep_every_lease() {
 async fn a_look_that_takes_its_time_costs_no_short_lease() {
     let site = Site::with_leases_of(2).await;
     sleep(Duration::from_millis(3_900)).await;
-    let lease = site.lease("a").await;
+    let held = [("a", site.lease("a").await), ("b", site.lease("b").await)];
     site.cut(true);
-    sleep(Duration::from_millis(1_200)).await; // a look has begun and holds up the heartbeat
-    let beat = site.beat("a", lease);
-    assert_eq!(beat.await.unwrap(), Answer::Beat { cancelled: false });
+    sleep(Duration::from_millis(1_200)).await; // a look has begun and holds up the heartbeats
+    for beat in held.map(|(worker, lease)| site.beat(worker, lease)) {
+        assert_eq!(beat.await.unwrap(), Answer::Beat { cancelled: false });
+    }
 }
 
 #[tokio::test(start_paused = true)]
