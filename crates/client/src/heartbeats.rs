@@ -44,8 +44,9 @@ async fn until_cancelled(
     let mut missed = false;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(lease.pause(missed)) => {}
+            biased;
             _ = &mut dropped => return false,
+            () = tokio::time::sleep(lease.pause(missed)) => {}
         }
         let answer = link.heartbeat(lease, progress()).await;
         if dropped.try_recv() != Err(TryRecvError::Empty) {

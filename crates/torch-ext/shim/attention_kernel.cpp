@@ -57,7 +57,7 @@ QUARRY_INLINE void exponentials_of(float* s, int64_t n, int64_t filled, float sc
 }
 
 // Likewise of `count` rows. What is added up along a row waits for itself: several rows at a time
-// take half as long, if there are registers for them.
+// wait together, if there are registers for them.
 template <class V, class E>
 QUARRY_INLINE void exponentials_in(
     float* s, int64_t count, int64_t n, int64_t filled, float scale, E* p, Row* rows) {

@@ -12,6 +12,7 @@ struct Gelu {
 
 // x Phi(x), and Phi(x) + x phi(x). The error function is Abramowitz and Stegun's 7.1.26
 // (off by at most 1.5e-7); its exponential is the density's too. `beyond` is Phi(-|x|).
+// An infinite x is no number then.
 template <class E, class V>
 QUARRY_INLINE Gelu<V> by_error_function(V x) {
   const V size = magnitude(x);

@@ -326,7 +326,8 @@ QUARRY_INLINE float max_of(V x) {
 constexpr float LOG2_E = 1.44269504f;
 
 // 2^f for |f| <= 1/2, as exact as a number of the second argument's kind can show: off by 2^-23.6
-// of it at most for a float, 2^-13.3 for bfloat16 (scripts/reference/power_fit.py).
+// of it at most for a float (2^-23.3 where a product and its sum are rounded twice), 2^-13.3 for
+// bfloat16 (scripts/reference/power_fit.py).
 template <class V>
 QUARRY_INLINE V power_of_fraction(V f, float) {
   V p = f * 1.535336206e-4f + 1.339887454e-3f;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use turmoil::Sim;
 
 const LEASE: Duration = Duration::from_secs(10);
-/// Shorter than the 25 s after which a dead connection is known to be one.
+/// Shorter than the 25 s after its last word at which a dead connection is known to be one.
 const LIMIT: Duration = Duration::from_secs(24);
 /// Longer than all the rest.
 const TASK: Duration = Duration::from_secs(300);
