@@ -5,14 +5,11 @@
 
 use crate::worker::Link;
 use quarry_proto::Lease;
-use tokio::sync::oneshot;
-use tokio::sync::oneshot::error::TryRecvError;
+use quarry_service::CancellationToken;
 
 /// Heartbeats of one lease, until dropped. One that is under way then is still waited for:
 /// given up, it would look like one that met nobody, and calls would turn to another address.
-pub struct Heartbeats(
-    #[expect(dead_code, reason = "the other end sees it dropped")] oneshot::Sender<()>,
-);
+pub struct Heartbeats(CancellationToken);
 
 impl Heartbeats {
     /// Keeps `lease` alive, saying each time how far its task is by `progress` (0 to
@@ -24,13 +21,20 @@ impl Heartbeats {
         progress: impl Fn() -> f64 + Send + 'static,
         cancel: impl FnOnce() + Send + 'static,
     ) -> Self {
-        let (sender, dropped) = oneshot::channel();
+        let dropped = CancellationToken::new();
+        let heartbeats = Self(dropped.clone());
         tokio::spawn(async move {
-            if until_cancelled(&link, &lease, progress, dropped).await {
+            if until_cancelled(&link, &lease, progress, &dropped).await {
                 cancel();
             }
         });
-        Self(sender)
+        heartbeats
+    }
+}
+
+impl Drop for Heartbeats {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 
@@ -39,17 +43,17 @@ async fn until_cancelled(
     link: &Link,
     lease: &Lease,
     progress: impl Fn() -> f64,
-    mut dropped: oneshot::Receiver<()>,
+    dropped: &CancellationToken,
 ) -> bool {
     let mut missed = false;
     loop {
         tokio::select! {
             biased;
-            _ = &mut dropped => return false,
+            () = dropped.cancelled() => return false,
             () = tokio::time::sleep(lease.pause(missed)) => {}
         }
         let answer = link.heartbeat(lease, progress()).await;
-        if dropped.try_recv() != Err(TryRecvError::Empty) {
+        if dropped.is_cancelled() {
             return false;
         }
         match answer {

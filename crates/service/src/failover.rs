@@ -27,7 +27,7 @@ use crate::surroundings::connect_lazy;
 /// up sooner says nothing about the service. Less than any caller's patience: that of
 /// a heartbeat is a quarter of a lease, which lasts a second or more. Who turns for
 /// nothing is sent back by a standby, and costs the next call its time where nobody is:
-/// a call is given up for want of an answer only, not because its caller is done.
+/// so a heartbeat is not given up because its task is done.
 const SILENCE: Duration = Duration::from_millis(200);
 
 /// A channel that sends the token, if any; what generated clients are built on.
